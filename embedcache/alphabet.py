@@ -1,0 +1,147 @@
+"""Letters of DNA and protein: many sequences as one run of bytes, normalised, counted and digested without a loop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embedcache.errors import InputError
+
+DNA = "dna"
+PROTEIN = "protein"
+KNOWN = {DNA: b"ACGTN", PROTEIN: b"ACDEFGHIKLMNPQRSTVWYXBUZO.-*"}
+"""Letters that the encoders of an alphabet have a token for; `*` is a stop that proteins may end with."""
+_IUPAC_DNA = b"ACGTUNRYSWKMBDHV.-"
+_COMPLEMENT = bytes.maketrans(b"ACGTURYSWKMBDHVN", b"TGCAAYRSWMKVHDBN")
+
+
+@dataclass(frozen=True)
+class Letters:
+    """n sequences end to end: `bytes_` (letters,) uint8 and `offsets` (n+1,) int64."""
+
+    bytes_: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Letters of each sequence, (n,)."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of(cls, sequences: Iterable[str] | pa.Array) -> Letters:
+        """Take the letters of strings, or of an Arrow string array without copying."""
+        if not isinstance(sequences, pa.Array):
+            encoded = [sequence.encode("latin-1", "replace") for sequence in sequences]
+            offsets = np.zeros(len(encoded) + 1, np.int64)
+            np.cumsum([len(sequence) for sequence in encoded], out=offsets[1:])
+            return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        array = sequences.cast(pa.large_string())
+        _, offset_buffer, data = array.buffers()
+        offsets = np.frombuffer(offset_buffer, np.int64, len(array) + 1, array.offset * 8)
+        start, stop = (int(offsets[0]), int(offsets[-1])) if len(array) else (0, 0)
+        letters = np.frombuffer(data, np.uint8, stop - start, start) if stop > start else np.empty(0, np.uint8)
+        return cls(letters, offsets - start)
+
+    def take(self, indices: NDArray[np.int64]) -> Letters:
+        """The sequences at `indices`, in that order."""
+        positions, offsets = gather(self.offsets, indices)
+        return Letters(self.bytes_[positions], offsets)
+
+
+def gather(offsets: NDArray[np.int64], indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the elements of some runs of a flat array, and the offsets of the runs once gathered."""
+    starts, lengths = offsets[indices], offsets[indices + 1] - offsets[indices]
+    gathered = np.zeros(len(indices) + 1, np.int64)
+    np.cumsum(lengths, out=gathered[1:])
+    positions = np.arange(gathered[-1]) + np.repeat(starts - gathered[:-1], lengths)
+    return positions, gathered
+
+
+def _table(alphabet: str) -> NDArray[np.uint8]:
+    table = np.arange(256, dtype=np.uint8)
+    table[ord("a") : ord("z") + 1] -= 32
+    if alphabet == DNA:
+        table[[ord("u"), ord("U")]] = ord("T")
+    return table
+
+
+_TABLES = {alphabet: _table(alphabet) for alphabet in KNOWN}
+
+
+def normalise(letters: Letters, alphabet: str) -> Letters:
+    """Upper-case the letters, and read U as T in DNA."""
+    return Letters(_TABLES[alphabet][letters.bytes_], letters.offsets)
+
+
+@dataclass
+class LetterCounts:
+    """How often each byte occurs in the input, before normalisation."""
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def none(cls) -> LetterCounts:
+        """No letter yet."""
+        return cls(np.zeros(256, np.int64))
+
+    def add(self, letters: Letters) -> None:
+        """Count more letters."""
+        self.counts += np.bincount(letters.bytes_, minlength=256)
+
+    def outside(self, alphabet: str) -> dict[str, int]:
+        """Letters that the alphabet has no token for, with how often they occur."""
+        upper = np.bincount(_TABLES[alphabet], weights=self.counts, minlength=256).astype(np.int64)
+        return {chr(byte): int(upper[byte]) for byte in np.flatnonzero(upper) if byte not in KNOWN[alphabet]}
+
+    def check(self, alphabet: str, encoder: str) -> None:
+        """Refuse an input that looks like the other alphabet.
+
+        Every letter of DNA is also an amino acid, so a protein encoder would take DNA without a word: input of nothing
+        but A, C, G, T, U and N is refused. For DNA, more than one letter in ten outside the IUPAC codes is refused.
+
+        Raises
+        ------
+        InputError : the input looks wrong for the encoder; ``--any-alphabet`` insists.
+        """
+        upper = np.bincount(_TABLES[PROTEIN], weights=self.counts, minlength=256)
+        total = upper.sum()
+        if alphabet == PROTEIN and total and upper[list(b"ACGTUN")].sum() == total:
+            raise InputError(
+                f"the input holds only the letters A, C, G, T, U and N, so it looks like DNA or RNA, but {encoder} "
+                "encodes proteins: translate it first, take a DNA encoder, or insist with --any-alphabet"
+            )
+        foreign = total - upper[list(_IUPAC_DNA)].sum()
+        if alphabet == DNA and foreign > 0.1 * total:
+            examples = [chr(byte) for byte in np.flatnonzero(upper) if byte not in _IUPAC_DNA][:6]
+            raise InputError(
+                f"{foreign / total:.0%} of the input's letters are no nucleotides (such as {', '.join(examples)}), so it "
+                f"looks like protein, but {encoder} encodes DNA: take a protein encoder, or insist with --any-alphabet"
+            )
+
+
+def digests(letters: Letters, alphabet: str) -> tuple[list[bytes], list[bytes | None]]:
+    """Digest each normalised sequence, and for DNA its strand-canonical form (the smaller of the two strands' digests).
+
+    blake2b of 16 bytes: equal digests mean equal sequences for all practical purposes.
+    """
+    blob, offsets = letters.bytes_.tobytes(), letters.offsets.tolist()
+    plain = [_digest(blob[start:stop]) for start, stop in pairwise(offsets)]
+    if alphabet != DNA:
+        return plain, [None] * len(plain)
+    reverse = blob.translate(_COMPLEMENT)[::-1]
+    total = len(blob)
+    strands = (_digest(reverse[total - stop : total - start]) for start, stop in pairwise(offsets))
+    return plain, [min(one, other) for one, other in zip(plain, strands, strict=True)]
+
+
+def _digest(sequence: bytes) -> bytes:
+    return hashlib.blake2b(sequence, digest_size=16).digest()

@@ -1,0 +1,111 @@
+"""A frozen linear layer whose weight is laid out once for the processor's own matrix kernels.
+
+On a CPU, ``torch.nn.functional.linear`` goes through MKL in float32, which reaches half of an AMD core's rate, and in
+bfloat16 re-orders the weight at every call. oneDNN's prepacked product reaches the rate of the machine in both, gives
+the same bits for a row whatever else is in the batch (from `MIN_ROWS` rows on), and can apply the GELU and add the
+residual in the same pass. The operators are torch's own but private, so each layer is checked against plain torch when
+it is packed, and plain torch serves where they are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MIN_ROWS = 8
+"""Products of fewer rows may take another kernel and differ in the last bits; shorter inputs are padded to this."""
+
+
+@cache
+def has_prepacked() -> bool:
+    """Whether this build and processor have oneDNN's prepacked linear operators."""
+    try:
+        return bool(torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))  # type: ignore[no-untyped-call]
+    except (AttributeError, RuntimeError):
+        return False
+
+
+class Linear:
+    """x -> x W^T + b for x (T, in), frozen; W is (out, in) as in a checkpoint.
+
+    Parameters
+    ----------
+    weight, bias : float32 (out, in) and (out,), or no bias.
+    dtype : of the product, float32, bfloat16 or float16; inputs are cast to it and the result has it.
+    device : where the product runs; weights on a CPU are prepacked.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape = (weight.shape[0], weight.shape[1])
+        self.dtype = dtype
+        self.bias = None if bias is None else bias.to(device, dtype)
+        self.weight = weight.to(device, dtype).contiguous()
+        self._packed = False
+        if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and has_prepacked():
+            self._pack()
+
+    def _pack(self) -> None:
+        plain = self.weight
+        try:
+            packed = torch.ops.mkldnn._reorder_linear_weight(plain, None)
+            probe = torch.linspace(-1, 1, MIN_ROWS * plain.shape[1]).reshape(MIN_ROWS, -1).to(self.dtype)
+            ours = torch.ops.mkldnn._linear_pointwise(probe, packed, self.bias, "none", [], "")
+        except RuntimeError:
+            return
+        expected = F.linear(probe, plain, self.bias)
+        tolerance = 1e-4 if self.dtype == torch.float32 else 2e-2
+        if torch.allclose(ours, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
+            self.weight, self._packed = packed, True
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """(T, in) -> (T, out)."""
+        if self._packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(
+                x_TD.to(self.dtype), self.weight, self.bias, "none", [], ""
+            )
+            return out
+        return F.linear(x_TD.to(self.dtype), self.weight, self.bias)
+
+    def gelu(self, x_TD: Tensor) -> Tensor:
+        """The product followed by the exact (erf) GELU, in one pass where the kernel can."""
+        if self._packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(
+                x_TD.to(self.dtype), self.weight, self.bias, "gelu", [], "none"
+            )
+            return out
+        return F.gelu(self(x_TD))
+
+    def add_to(self, residual_TD: Tensor, x_TD: Tensor) -> Tensor:
+        """residual (T, out, float32) plus the product."""
+        if self._packed and self.dtype == torch.float32:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x_TD, residual_TD, self.weight, self.bias, "add")
+            return out
+        return residual_TD + self(x_TD)
+
+
+@cache
+def matrix_rate(dtype: torch.dtype, device: torch.device, hidden: int = 1280) -> float:
+    """Floating-point operations a second of this machine's matrix products at this precision, measured for 0.3 s.
+
+    The shape is that of an encoder's feed-forward layer, 1,024 tokens by `hidden` by 4 `hidden`, through `Linear`; the
+    median of the repeats is returned, so a busy moment does not count. Random values: zeros run faster.
+    """
+    layer = Linear(torch.randn(4 * hidden, hidden), None, dtype, device)
+    x = torch.randn(1024, hidden).to(device, dtype)
+    operations = 2.0 * x.shape[0] * layer.shape[0] * layer.shape[1]
+    times: list[float] = []
+    with torch.inference_mode():
+        for repeat in range(200):
+            start = time.perf_counter()
+            layer(x)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if repeat >= 2:
+                times.append(time.perf_counter() - start)
+            if len(times) >= 3 and sum(times) > 0.3:
+                break
+    return operations / sorted(times)[len(times) // 2]

@@ -1,0 +1,178 @@
+"""The pre-flight: one reading of the input that decides what will be encoded, and finds out what cannot be.
+
+It counts rows and letters, checks ids, fixes one type for every metadata column, and takes a digest of every 1,024
+records. Those digests and the fingerprint of what encodes them are the plan; a store remembers it shard by shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from embedcache.alphabet import LetterCounts, Letters
+from embedcache.errors import InputError
+from embedcache.records import ID, SEQUENCE, Source
+from embedcache.store import CHUNK_ROWS
+
+_SAMPLE = 2048
+_INTEGER = r"^-?(0|[1-9]\d{0,17})$"
+_NUMBER = r"^-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?$"
+
+
+@dataclass
+class Plan:
+    """What the first reading of an input found."""
+
+    rows: int = 0
+    letters: LetterCounts = field(default_factory=LetterCounts.none)
+    unit_letters: list[int] = field(default_factory=list)
+    """Letters of each unit of 1,024 records."""
+    units: list[bytes] = field(default_factory=list)
+    """Digest over the ids and sequences of each unit."""
+    metadata_units: list[bytes] = field(default_factory=list)
+    """Digest over the metadata of each unit."""
+    metadata: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    """Names and types of the metadata columns."""
+    sample: list[str] = field(default_factory=list)
+    """The first sequences, to estimate tokens from."""
+
+    @property
+    def total_letters(self) -> int:
+        """Letters of all sequences."""
+        return sum(self.unit_letters)
+
+    def digest(self, first: int, last: int) -> str:
+        """Digest over the ids and sequences of units [first, last)."""
+        return _joined(self.units[first:last])
+
+    def metadata_digest(self, first: int, last: int) -> str:
+        """Digest over the metadata of units [first, last), and the types it is stored with."""
+        return _joined([str(self.metadata).encode(), *self.metadata_units[first:last]])
+
+
+def _joined(digests: list[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:32]
+
+
+def slices(source: Source, rows: int) -> Iterator[pa.RecordBatch]:
+    """Read a source in slices of exactly `rows` records, the last one shorter."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in source.batches():
+        while len(batch):
+            part = batch.slice(0, rows - count)
+            waiting.append(part)
+            count += len(part)
+            batch = batch.slice(len(part))
+            if count == rows:
+                yield _one_batch(waiting)
+                waiting, count = [], 0
+    if waiting:
+        yield _one_batch(waiting)
+
+
+def _one_batch(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def make_plan(source: Source) -> Plan:
+    """Read the input once.
+
+    Raises
+    ------
+    InputError : a record cannot be read, an id occurs twice (both places are named), or there are no records.
+    """
+    plan = Plan()
+    hashes = array("q")
+    types = {name: _NarrowestType(name in source.text_columns) for name in source.columns}
+    for unit in slices(source, CHUNK_ROWS):
+        ids, sequences = unit.column(ID), unit.column(SEQUENCE)
+        letters = Letters.of(sequences)
+        plan.rows += len(unit)
+        plan.letters.add(letters)
+        plan.unit_letters.append(len(letters.bytes_))
+        plan.units.append(_digest(ids, sequences))
+        plan.metadata_units.append(_digest(*(unit.column(name) for name in source.columns)))
+        for name in source.columns:
+            types[name].see(unit.column(name))
+        if len(plan.sample) < _SAMPLE:
+            plan.sample += sequences.slice(0, _SAMPLE - len(plan.sample)).to_pylist()
+        hashes.extend(map(hash, ids.to_pylist()))
+    if not plan.rows:
+        raise InputError(f"{source.name} holds no records")
+    plan.metadata = pa.schema([(name, types[name].type) for name in source.columns])
+    _check_unique(source, np.frombuffer(hashes, np.int64))
+    return plan
+
+
+def _digest(*columns: pa.Array) -> bytes:
+    """sha256 over the values of string columns; other types by their written form."""
+    total = hashlib.sha256()
+    for column in columns:
+        strings = column.cast(pa.large_string()) if _castable(column.type) else pa.array(map(str, column.to_pylist()))
+        letters = Letters.of(strings.fill_null(""))
+        total.update(letters.lengths.tobytes())
+        total.update(np.packbits(strings.is_null().to_numpy(zero_copy_only=False)).tobytes())
+        total.update(letters.bytes_.tobytes())
+    return total.digest()
+
+
+def _castable(kind: pa.DataType) -> bool:
+    return not pa.types.is_nested(kind)
+
+
+class _NarrowestType:
+    """The narrowest type that all values of a column can be stored with: text that is always a number becomes one."""
+
+    def __init__(self, text: bool) -> None:
+        self._candidates = [(_INTEGER, pa.int64()), (_NUMBER, pa.float64())] if text else []
+        self._seen: pa.DataType = pa.null()
+        self._text = text
+
+    def see(self, column: pa.Array) -> None:
+        present = column.drop_null()
+        if len(present):
+            if self._text:
+                self._candidates = [
+                    (pattern, kind)
+                    for pattern, kind in self._candidates
+                    if pc.all(pc.match_substring_regex(present, pattern)).as_py()
+                ]
+            self._seen = column.type
+
+    @property
+    def type(self) -> pa.DataType:
+        if pa.types.is_null(self._seen):
+            return pa.string()
+        return self._candidates[0][1] if self._candidates else self._seen
+
+
+def _check_unique(source: Source, hashes: NDArray[np.int64]) -> None:
+    """Raise for the first id that occurs twice; equal hashes are looked up in the input before anything is said."""
+    ordered = np.sort(hashes)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if not len(twice):
+        return
+    suspects = set(np.flatnonzero(np.isin(hashes, twice)).tolist())
+    first_row: dict[str, int] = {}
+    row = 0
+    for batch in source.batches():
+        ids = batch.column(ID)
+        for within in range(len(batch)):
+            if row + within in suspects:
+                name = ids[within].as_py()
+                if name in first_row:
+                    places = source.locate([first_row[name], row + within])
+                    raise InputError(
+                        f"the id '{name}' occurs twice, at {places[0]} and at {places[1]}: ids must be unique, rename one"
+                    )
+                first_row[name] = row + within
+        row += len(batch)

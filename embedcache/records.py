@@ -1,0 +1,43 @@
+"""What a source hands to the extraction: Arrow batches of records, readable again from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+ID = "id"
+SEQUENCE = "sequence"
+RESERVED = ("row", ID, "digest", "rc_digest", SEQUENCE, "length", "n_tokens")
+"""Columns that a store writes itself; metadata columns may not have these names (see `metadata_name`)."""
+
+
+class Source(Protocol):
+    """Records of one or several inputs in input order.
+
+    `batches` may be called any number of times; each call reads from the start and yields the same records. A batch
+    has the columns ``id`` (string, never null or empty), ``sequence`` (large_string, never empty, letters as in the
+    file) and then `columns` in their order. Columns of text formats come as string with null for missing; columns of
+    parquet keep their type.
+    """
+
+    name: str
+    """What the user gave, for messages."""
+    columns: tuple[str, ...]
+    """Names of the metadata columns."""
+    text_columns: frozenset[str]
+    """Those of `columns` that were read as text, so that a narrower type may be found for them."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all records; raises `embedcache.errors.InputError` with file and line at the first bad one."""
+        ...
+
+    def locate(self, rows: Sequence[int]) -> list[str]:
+        """Say where each record (counted from 0 over all inputs) stands, as ``reads.fa.gz, line 12``."""
+        ...
+
+
+def metadata_name(name: str) -> str:
+    """Return the name under which an input column is stored: reserved names get a suffix, ``length`` -> ``length_in``."""
+    return f"{name}_in" if name in RESERVED else name

@@ -1,0 +1,8 @@
+"""Where records come from: FASTA and tables now, read as a stream of Arrow batches."""
+
+from __future__ import annotations
+
+from embedcache.sources.inputs import Records, open_source
+from embedcache.sources.metadata import Unmatched
+
+__all__ = ["Records", "Unmatched", "open_source"]

@@ -1,0 +1,138 @@
+"""Tables as records: which column is the id, which the sequence, and what becomes of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedcache.errors import InputError
+from embedcache.records import ID, SEQUENCE, metadata_name
+from embedcache.sources.batches import Fault, first_fault, sliced
+from embedcache.sources.delimited import Delimited
+from embedcache.sources.files import InputFile
+from embedcache.sources.parquet import MAGIC, Parquet
+
+ID_GUESSES = ("id", "name", "seq_id", "sequence_id", "accession", "protein_id", "read_id", "contig")
+SEQUENCE_GUESSES = ("sequence", "seq", "dna", "protein", "text")
+POSITION_GUESSES = ("pos", "pos_1based")
+
+
+def open_table(file: InputFile) -> Delimited | Parquet:
+    """Open parquet, told by its name or its first bytes, or else a text table; raises InputError as these two do."""
+    if file.extension in (".parquet", ".pq") or file.head[1].startswith(MAGIC):
+        return Parquet(file)
+    return Delimited(file)
+
+
+class Table:
+    """Records of a table: ids, sequences (unless `sequences` is False) and all other columns as metadata.
+
+    `id_column` and `sequence_column` name the columns; where they are None, the first of ID_GUESSES and of
+    SEQUENCE_GUESSES that is there is taken, whatever its case. A table without ids, but with chrom and pos (or
+    pos_1based), gets the ids ``chrom:pos:strand``, or ``chrom:pos`` where it has no strand. Blanks around ids and
+    sequences are stripped.
+
+    Raises
+    ------
+    InputError
+        On opening: a column is missing. While reading: an id or a sequence is empty or null, or a sequence holds
+        anything but letters, ``*``, ``-``, ``.``; each with its line, or row in parquet.
+    """
+
+    def __init__(
+        self,
+        table: Delimited | Parquet,
+        id_column: str | None = None,
+        sequence_column: str | None = None,
+        *,
+        sequences: bool = True,
+    ) -> None:
+        self.table = table
+        self.file = table.file
+        self.text = table.text
+        self.places = table.places
+        self._ids = self._id_columns(id_column)
+        self._sequence = self._found("sequence", sequence_column, SEQUENCE_GUESSES) if sequences else None
+        whole = {self._sequence, *(self._ids if len(self._ids) == 1 else ())}
+        self._metadata = [at for at in range(len(table.names)) if at not in whole]
+        stored = [metadata_name(table.names[at]) for at in self._metadata]
+        if twice := next((name for name in stored if stored.count(name) > 1), None):
+            raise self.file.error(f"two columns would be stored as {twice!r}; rename one of them", table.header)
+        self.schema = pa.schema(list(zip(stored, (table.types[at] for at in self._metadata), strict=True)))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all records; without sequences, the batches have the id and the columns of `schema` alone."""
+        row = 0
+        for arrays in self.table.arrays():
+            ids = _joined([arrays[at] for at in self._ids])
+            columns = {ID: ids}
+            if self._sequence is not None:
+                columns[SEQUENCE] = pc.ascii_trim_whitespace(arrays[self._sequence].cast(pa.large_string()))
+            fault = first_fault(ids, columns.get(SEQUENCE))
+            if fault is not None:
+                raise self._error(fault, row + fault.row, ids[fault.row].as_py())
+            columns |= zip(self.schema.names, (arrays[at] for at in self._metadata), strict=True)
+            batch = pa.record_batch(columns)
+            yield from sliced(batch) if self._sequence is not None else (batch,)
+            row += len(batch)
+
+    def place(self, row: int) -> str:
+        """Say where a row, counted from 0, stands in the file."""
+        return next(islice(self.places(), row, None))
+
+    def _id_columns(self, given: str | None) -> list[int]:
+        lowered = self._lowered()
+        if given is None and not any(guess in lowered for guess in ID_GUESSES) and "chrom" in lowered:
+            position = next((lowered[guess] for guess in POSITION_GUESSES if guess in lowered), None)
+            if position is not None:
+                return [lowered["chrom"], position, *([lowered["strand"]] if "strand" in lowered else [])]
+        return [self._found("id", given, ID_GUESSES)]
+
+    def _found(self, what: str, given: str | None, guesses: Sequence[str]) -> int:
+        """Return the place of the column for `what`; raises InputError where it is missing or of an unfit type."""
+        names = self.table.names
+        lowered = self._lowered()
+        known = f"the columns are {', '.join(names[:30])}{', ...' if len(names) > 30 else ''}"
+        if given is not None and given not in names:
+            message = f"there is no column {given!r}, given with --{what}-column; {known}"
+            raise self.file.error(message, self.table.header)
+        at = (
+            next((lowered[guess] for guess in guesses if guess in lowered), None)
+            if given is None
+            else names.index(given)
+        )
+        if at is None:
+            message = f"no column is named like the {what}s; {known}; name the one to take with --{what}-column"
+            raise self.file.error(message, self.table.header)
+        kind = self.table.types[at]
+        if not (is_text(kind) or (what == "id" and pa.types.is_integer(kind))):
+            message = f"the column {names[at]!r} holds {kind}, not text; name another one with --{what}-column"
+            raise self.file.error(message, self.table.header)
+        return at
+
+    def _lowered(self) -> dict[str, int]:
+        return {name.lower(): at for at, name in reversed(list(enumerate(self.table.names)))}
+
+    def _error(self, fault: Fault, row: int, name: str | None) -> InputError:
+        if fault.junk is not None:
+            what = f"{fault.found} in the sequence of {name!r}; a sequence holds letters, '*', '-' and '.' only"
+            hint = "; join k-mers to one sequence first" if fault.junk == ord(" ") else ""
+            return self.file.error(what + hint, self.place(row))
+        whose = f" of {name!r}" if fault.column == "sequence" else ""
+        counts = " (NA, NaN, nan and null count as empty)" if self.text else ""
+        return self.file.error(
+            f"the {fault.column}{whose} is empty{counts}; fill it in or drop the row", self.place(row)
+        )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of the string types."""
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def _joined(columns: list[pa.Array]) -> pa.Array:
+    texts = [pc.ascii_trim_whitespace(column.cast(pa.string())) for column in columns]
+    return pc.binary_join_element_wise(*texts, ":") if len(texts) > 1 else texts[0]

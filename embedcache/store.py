@@ -1,0 +1,385 @@
+"""The store: a Zarr v3 group with one array of embeddings, its rows table and its commit records, and its reader.
+
+    name.zarr/zarr.json                          attributes: what was encoded, by what, into which blocks
+    name.zarr/embeddings/zarr.json               (N, D) float16 | float32, sharded, uncompressed
+    name.zarr/embeddings/c/0/0                   shard: 16,384 rows in inner chunks of 1,024, index at the end
+    name.zarr/embeddings/rows/00000000.parquet   the shard's ids, digests, sequences, lengths and metadata
+    name.zarr/embeddings/commit/00000000.json    written last: the shard is there and is whole
+
+The paths and the array's metadata are written by `embedcache.commit`; here they are named and read. This module does
+not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from embedcache.errors import StoreError
+from embedcache.shardmap import DecodedRows, ShardedRows, map_shards, payload_is_row_order
+
+FORMAT = "embedcache"
+FORMAT_VERSION = 1
+CHUNK_ROWS = 1024
+DEFAULT_SHARD_ROWS = 16384
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape and cutting of the embeddings array: N rows of D values, shards of `shard_rows`, chunks of 1,024 rows."""
+
+    rows: int
+    dim: int
+    dtype: str
+    shard_rows: int = DEFAULT_SHARD_ROWS
+
+    @property
+    def shards(self) -> int:
+        """Number of shards, the last one possibly short."""
+        return -(-self.rows // self.shard_rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dim * np.dtype(self.dtype).itemsize
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """First row of a shard and the row after its last."""
+        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows)
+
+    def chunks(self, rows: int) -> int:
+        """Inner chunks that hold `rows` rows of one shard."""
+        return -(-rows // CHUNK_ROWS)
+
+    def array_metadata(self) -> dict[str, Any]:
+        """The ``zarr.json`` of the embeddings array, after the Zarr v3 specification."""
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [self.rows, self.dim],
+            "data_type": self.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.shard_rows, self.dim]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "NaN",
+            "codecs": [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {
+                        "chunk_shape": [CHUNK_ROWS, self.dim],
+                        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+                        "index_codecs": [
+                            {"name": "bytes", "configuration": {"endian": "little"}},
+                            {"name": "crc32c"},
+                        ],
+                        "index_location": "end",
+                    },
+                }
+            ],
+            "dimension_names": ["row", "dim"],
+            "attributes": {},
+            "storage_transformers": [],
+        }
+
+
+@dataclass(frozen=True)
+class Block:
+    """Columns [start, stop) of the embeddings that hold one layer pooled one way."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The record that makes a shard count: what it was made from, how many bytes it has, and their checksums."""
+
+    shard: int
+    rows: int
+    digest: str
+    """Of the ids and sequences of the shard's records."""
+    metadata_digest: str
+    payload_bytes: int
+    payload_crc32c: str
+    part_bytes: int
+    part_crc32c: str
+    quarantined: list[int] = field(default_factory=list)
+    """Rows set aside because the encoder gave no finite value (`--on-bad-row quarantine`); they read as NaN."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Torch version, instruction set and device that computed the shard."""
+    encoded: dict[str, int] = field(default_factory=dict)
+    """Counts of the shard: tokens, records over the length limit, letters outside the alphabet."""
+
+    def to_json(self) -> bytes:
+        """The record as the bytes of its file."""
+        return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
+
+
+class StorePaths:
+    """Where each part of a store lies."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.group = self.root / "zarr.json"
+        self.array = self.root / "embeddings"
+        self.array_metadata = self.array / "zarr.json"
+        self.throughput = self.array / "throughput.json"
+
+    def shard(self, shard: int) -> Path:
+        """The shard file, under the default chunk key encoding."""
+        return self.array / "c" / str(shard) / "0"
+
+    def part(self, shard: int) -> Path:
+        """The rows part of a shard."""
+        return self.array / "rows" / f"{shard:08d}.parquet"
+
+    def commit(self, shard: int) -> Path:
+        """The commit record of a shard."""
+        return self.array / "commit" / f"{shard:08d}.json"
+
+    def lock(self, shard: int) -> Path:
+        """The lock file of a shard, there while a process works on it."""
+        return self.array / "commit" / f"{shard:08d}.lock"
+
+
+def read_attributes(path: str | Path) -> dict[str, Any]:
+    """Read the attributes of a store; raises `StoreError` where there is none, or one of a newer format."""
+    paths = StorePaths(path)
+    if not paths.root.exists():
+        raise StoreError(f"there is no store at {paths.root}; `embedcache extract --output {paths.root}` makes one")
+    try:
+        group = json.loads(paths.group.read_bytes())
+        attributes: dict[str, Any] = group["attributes"]
+        version = attributes["format_version"]
+        if attributes["format"] != FORMAT:
+            raise KeyError("format")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"{paths.root} is not an embedcache store: its zarr.json is missing, damaged or another program's"
+        ) from None
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{paths.root} has store format {version}, this embedcache reads up to {FORMAT_VERSION}: "
+            "update it with `pip install -U embedcache`"
+        )
+    return attributes
+
+
+def read_layout(path: str | Path) -> Layout:
+    """Read the layout from the array's own metadata; raises `StoreError` if it is missing or of an unknown shape."""
+    paths = StorePaths(path)
+    try:
+        metadata = json.loads(paths.array_metadata.read_bytes())
+        rows, dim = metadata["shape"]
+        shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+        return Layout(int(rows), int(dim), str(metadata["data_type"]), int(shard_rows))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        raise StoreError(f"{paths.array_metadata} is missing or damaged: the store cannot be read") from None
+
+
+def read_commit(path: str | Path, shard: int) -> Commit | None:
+    """Read the commit record of one shard, None if it has none; raises `StoreError` if it is damaged."""
+    file = StorePaths(path).commit(shard)
+    try:
+        return Commit(**json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        raise StoreError(f"{file} is damaged: remove it and run the same extraction again to redo its shard") from None
+
+
+def read_commits(path: str | Path) -> dict[int, Commit]:
+    """Read all commit records, by shard number."""
+    folder = StorePaths(path).array / "commit"
+    numbers = sorted(int(file.stem) for file in folder.glob("*.json")) if folder.exists() else []
+    commits = ((number, read_commit(path, number)) for number in numbers)
+    return {number: commit for number, commit in commits if commit is not None}
+
+
+def open_store(path: str | Path, *, partial: bool = False) -> Store:
+    """Open a store for reading.
+
+    Parameters
+    ----------
+    path : the store's folder.
+    partial : also open a store that is still being written; rows of shards that are not there read as NaN and their
+        columns as null.
+
+    Raises
+    ------
+    StoreError : there is no store, it is damaged, or shards are missing and `partial` is False.
+    """
+    return Store(path, partial=partial)
+
+
+class Store:
+    """A finished store, mapped into memory; opening it reads no embeddings.
+
+    ``len(store)`` is the number of rows N, ``store.dim`` the number of columns D. Row i is record i of the input.
+    """
+
+    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
+        self.path = Path(path)
+        self.attrs = read_attributes(path)
+        self.layout = read_layout(path)
+        self._paths = StorePaths(path)
+        self._commits = read_commits(path)
+        missing = [shard for shard in range(self.layout.shards) if not self._is_committed(shard)]
+        if missing and not partial:
+            done = self.layout.shards - len(missing)
+            raise StoreError(
+                f"{self.path} is not finished: {done} of {self.layout.shards} shards are there. Run the same extraction "
+                "again to finish it, or open it with open_store(path, partial=True)"
+            )
+        self._missing = frozenset(missing)
+
+    def _is_committed(self, shard: int) -> bool:
+        start, stop = self.layout.bounds(shard)
+        commit = self._commits.get(shard)
+        return commit is not None and commit.rows == stop - start
+
+    def __len__(self) -> int:
+        return self.layout.rows
+
+    def __repr__(self) -> str:
+        name = self.attrs["encoder"]["name"]
+        return f"<Store {self.path}: {len(self):,} rows x {self.dim} {self.dtype} of {name}>"
+
+    @property
+    def dim(self) -> int:
+        """Number of columns D."""
+        return self.layout.dim
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of the stored values, float16 or float32."""
+        return np.dtype(self.layout.dtype)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the values: weights, tokenizer, precision, layers, poolings, over-length policy."""
+        return str(self.attrs["fingerprint"])
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The column blocks, one for each layer and pooling."""
+        return [Block(**block) for block in self.attrs["blocks"]]
+
+    @cached_property
+    def quarantined(self) -> NDArray[np.int64]:
+        """Rows that were set aside at extraction; their embeddings are NaN."""
+        rows = [row for _, commit in sorted(self._commits.items()) for row in commit.quarantined]
+        return np.asarray(rows, np.int64)
+
+    # rows
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Schema of the rows table, the sequence column included if the store keeps it."""
+        shard = next((s for s in range(self.layout.shards) if s not in self._missing), None)
+        if shard is None:
+            return pa.schema([])
+        return pq.read_schema(self._paths.part(shard)).remove_metadata()
+
+    @property
+    def column_names(self) -> list[str]:
+        """All columns of the rows table."""
+        return list(self.schema.names)
+
+    def read_rows(self, columns: Sequence[str]) -> pa.Table:
+        """Read these columns of the rows table, N rows in row order; raises `StoreError` for an unknown column."""
+        unknown = [name for name in columns if name not in self.schema.names]
+        if unknown:
+            raise StoreError(f"{self.path} has no column '{unknown[0]}'; it has: {', '.join(self.schema.names)}")
+        return pa.concat_tables(self._parts(columns)) if self.layout.rows else self.schema.empty_table()
+
+    def _parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        for shard in range(self.layout.shards):
+            start, stop = self.layout.bounds(shard)
+            if shard in self._missing:
+                yield pa.table([pa.nulls(stop - start, f.type) for f in schema], schema=schema)
+                continue
+            try:
+                yield pq.read_table(self._paths.part(shard), columns=list(columns)).cast(schema)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise StoreError(
+                    f"{self._paths.part(shard)} cannot be read ({error}); see `embedcache verify`"
+                ) from None
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Read one column of the rows table (N values); raises `StoreError` if there is none of that name."""
+        return self.read_rows([name]).column(name)
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """The rows table without the sequences: row, id, digests, length, n_tokens and the metadata columns."""
+        return self.read_rows([name for name in self.schema.names if name != "sequence"])
+
+    @cached_property
+    def ids(self) -> NDArray[np.str_]:
+        """The ids, N strings (numpy ``StringDType``)."""
+        return np.array(self.column("id").to_pylist(), dtype=np.dtypes.StringDType())
+
+    # embeddings
+
+    @cached_property
+    def embeddings(self) -> NDArray[np.generic] | ShardedRows | DecodedRows:
+        """All rows as one read-only array-like (N, D), mapped from the files: nothing is read before it is used.
+
+        Shards that are compressed, or hold their chunks in another order, are read through zarr-python instead.
+        """
+        layout = self.layout
+        chunk_bytes = CHUNK_ROWS * layout.row_bytes
+        per_shard = layout.shard_rows // CHUNK_ROWS
+        files: list[Path | None] = []
+        for shard in range(layout.shards):
+            start, stop = layout.bounds(shard)
+            file = self._paths.shard(shard)
+            if shard in self._missing:
+                files.append(None)
+                continue
+            if not file.exists():
+                raise StoreError(f"{file} is missing although it was committed; see `embedcache verify {self.path}`")
+            if not payload_is_row_order(file, layout.chunks(stop - start), chunk_bytes, per_shard):
+                return DecodedRows(self._paths.array)
+            files.append(file)
+        return map_shards(files, layout.shard_rows, (layout.rows, layout.dim), self.dtype)
+
+    def take(self, indices: Any, out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
+        """Gather rows by index.
+
+        Parameters
+        ----------
+        indices : (n,) integers, -N <= index < N, in any order, repeats allowed.
+        out : (n, D) array of the stored type to fill; saves the allocation in a training loop.
+
+        Raises
+        ------
+        IndexError : an index lies outside the store.
+        """
+        wanted = np.asarray(indices, np.int64)
+        if wanted.size and (wanted.min() < -len(self) or wanted.max() >= len(self)):
+            raise IndexError(f"row index out of range: the store has {len(self):,} rows")
+        if wanted.size and wanted.min() < 0:
+            wanted = np.where(wanted < 0, wanted + len(self), wanted)
+        embeddings = self.embeddings
+        if not isinstance(embeddings, np.ndarray):
+            return embeddings.take(wanted, out)
+        # Indices are checked above; mode="clip" spares the second, buffered copy that mode="raise" makes into `out`.
+        return np.take(embeddings, wanted, axis=0, out=out, mode="clip")
+
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Return rows [start, stop) as a read-only view of the files (a copy only where no single map can be had)."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows [{start}, {stop}) are outside the store, which has {len(self):,} rows")
+        return self.embeddings[start:stop]
