@@ -98,6 +98,8 @@ def create_store(path: str | Path, layout: Layout, attributes: dict[str, Any]) -
     root = Path(path)
     creating = root.with_name(f"{root.name}.creating-{os.getpid()}")
     paths = StorePaths(creating)
+    if root.exists():
+        raise StoreError(f"{root} has just been made by another process: run the same command again to join in")
     try:
         paths.array.mkdir(parents=True)
         for folder in ("c", "rows", "commit"):

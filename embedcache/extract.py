@@ -56,13 +56,15 @@ def extract(source: Source, encoder: Encoder, output: str | Path, options: Optio
     """
     preflight = prepare(source, encoder, Path(output), options, progress)
     throughput = Throughput(started_at_utc=datetime.now(UTC).isoformat(timespec="seconds"), host=socket.gethostname())
+    run = _Run(source, encoder, preflight, options, progress, throughput)
     with _stop_signals() as stop:
-        run = _Run(source, encoder, preflight, options, progress, throughput)
-        run.shards(stop)
-    throughput.finish(encoder, options, run.budget)
-    if throughput.rows:
-        runs = [*read_throughput(output), throughput.to_dict()]
-        write_durably(preflight.writer.paths.throughput, [to_json(runs)])
+        try:
+            run.shards(stop)
+        finally:
+            throughput.finish(encoder, run.budget)
+            if throughput.rows:
+                runs = [*read_throughput(output), throughput.to_dict()]
+                write_durably(preflight.writer.paths.throughput, [to_json(runs)])
     if stop.is_set():
         raise Interrupted("stopped on request after a whole shard: run the same command again to go on")
     if run.busy:

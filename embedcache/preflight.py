@@ -121,6 +121,8 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     rows = sum(stop - start for start, stop in map(layout.bounds, encode))
     share = rows / plan.rows
     _report(source, encoder, plan, layout, todo, tokens * share, seconds * share, output, progress)
+    if there:
+        _warn_of_another_environment(encoder, read_commits(output), progress)
     _check_disk(output, rows * layout.row_bytes + 0.5 * plan.total_letters * share + 100 * rows)
     attributes = _attributes(source, encoder, readout, identity, overlong, plan, layout, options)
     if options.restart and output.exists():
@@ -282,6 +284,19 @@ def _report(
         done = layout.shards - len(todo)
         already = f"{done} of {layout.shards} shards are there; " if done else ""
         progress.say(f"to do    {already}about {tokens:,.0f} tokens, about {duration(seconds)}")
+
+
+def _warn_of_another_environment(encoder: Encoder, commits: dict[int, Commit], progress: Progress) -> None:
+    now = encoder.environment()
+    for commit in commits.values():
+        changed = [f"{key} {commit.environment.get(key)}, now {value}" for key, value in now.items()
+                   if commit.environment.get(key) != value]  # fmt: skip
+        if changed:
+            progress.say(
+                f"caution  shard {commit.shard} was computed with {'; '.join(changed)}: the last bits may differ, "
+                "`embedcache verify --recompute` says by how much"
+            )
+            return
 
 
 def _existing(path: Path) -> Path:

@@ -54,7 +54,7 @@ class Throughput:
         self.unknown_letters += counts["unknown_letters"]
         self.set_aside += set_aside
 
-    def finish(self, encoder: Encoder, options: Any, budget: Budget) -> None:
+    def finish(self, encoder: Encoder, budget: Budget) -> None:
         """Take the time, and hold the arithmetic against the machine's limit."""
         self.seconds = time.perf_counter() - self._began
         self.tokens_per_second = self.tokens / self.seconds if self.rows else 0.0

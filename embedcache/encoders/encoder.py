@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters, normalise
-from embedcache.encoders.kmer import KmerFrequencies, OneHot
 from embedcache.encoders.linear import matrix_rate
-from embedcache.encoders.tokenizers import Tokens, VocabularyTokenizer
-from embedcache.encoders.trunk import PackedBatch, Trunk
+from embedcache.encoders.tokenizers import Tokens
 from embedcache.errors import InputError, ModelError
 from embedcache.packing import cut_windows, pack, truncate
-from embedcache.pooling import POOLINGS, join_windows, pool
+from embedcache.pooling import POOLINGS, join_windows
 
 NUMERICS = 1
 """Raised whenever a change of ours alters any bit of any embedding; part of every fingerprint."""
@@ -80,7 +78,7 @@ class Origin:
 
 
 class Encoder(ABC):
-    """What the extraction asks of an encoder; `TransformerEncoder` and `CompositionEncoder` are the two kinds."""
+    """What the extraction asks of an encoder; the kinds are in `transformer` and `kmer`."""
 
     origin: Origin
     alphabet: str
@@ -296,133 +294,3 @@ def fingerprint(*parts: Any) -> str:
     """sha256 over the canonical JSON of `parts`, as 32 hex digits."""
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
-
-
-class TransformerEncoder(Encoder):
-    """A trunk with its tokenizer.
-
-    Parameters
-    ----------
-    trunk, tokenizer : the loaded parts.
-    weights_digest : hash of the weights, or of the seed of random ones.
-    mean_includes_special : whether mean and max run over the special tokens, as the encoder's authors have it.
-    """
-
-    layers: int
-
-    def __init__(
-        self,
-        origin: Origin,
-        trunk: Trunk,
-        tokenizer: VocabularyTokenizer,
-        *,
-        weights_digest: str,
-        token_limit: int,
-        mean_includes_special: bool,
-        meaningless: bool,
-    ) -> None:
-        self.origin, self.trunk, self.tokenizer = origin, trunk, tokenizer
-        self.alphabet = tokenizer.alphabet
-        self.layers, self.hidden = trunk.config.layers, trunk.config.hidden
-        self.token_limit, self.special = token_limit, tokenizer.special
-        self.excluded = (0, 0) if mean_includes_special else tokenizer.special
-        self.precision, self.device = str(trunk.dtype).removeprefix("torch."), trunk.device
-        self.batch_tokens = 1024 if trunk.device.type == "cpu" else 32768
-        self.overlong = "window"
-        self.meaningless = meaningless
-        self.fingerprint = fingerprint(
-            NUMERICS, weights_digest, tokenizer.fingerprint, asdict(trunk.config), self.precision, self.excluded
-        )
-
-    def tokenize(self, sequences: Sequence[str] | pa.Array | Letters) -> Tokens:
-        letters = sequences if isinstance(sequences, Letters) else Letters.of(sequences)
-        return self.tokenizer(letters)
-
-    def embed(self, tokens: Tokens, readout: Readout) -> NDArray[np.float32]:
-        batch = self._batch(tokens)
-        lengths_B = batch.lengths_B[: len(tokens)]
-        pooled: list[torch.Tensor | None] = [None] * len(readout.blocks)
-        last = max(block.layer for block in readout.blocks)
-        with torch.inference_mode():
-            for number, states_TD in enumerate(self.trunk.states(batch)):
-                for i, block in enumerate(readout.blocks):
-                    if block.layer == number:
-                        pooled[i] = pool(states_TD, lengths_B, block.pooling, self.excluded)
-                if number == last:
-                    break
-            vectors = torch.cat([part for part in pooled if part is not None], dim=1)
-        result: NDArray[np.float32] = vectors.cpu().numpy()
-        return result
-
-    def hidden_states(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
-        tokens = self.tokenize(sequences)
-        too_long = np.flatnonzero(tokens.lengths > self._position_limit())
-        if len(too_long):
-            length = int(tokens.lengths[too_long[0]])
-            raise InputError(
-                f"sequence {too_long[0]} has {length:,} tokens, {self.name} takes {self._position_limit():,}"
-            )
-        out: list[NDArray[np.float32] | None] = [None] * len(tokens)
-        for rows in pack(tokens.lengths, self.batch_tokens):
-            part = tokens.take(rows)
-            states_STD = torch.stack(list(self.trunk.states(self._batch(part)))).cpu().numpy()
-            for row, start, stop in zip(rows, part.offsets, part.offsets[1:], strict=False):
-                out[row] = states_STD[:, start:stop].copy()
-        return [states for states in out if states is not None]
-
-    def _position_limit(self) -> int:
-        """Tokens that the architecture can take at all: rotary positions have no end."""
-        config = self.trunk.config
-        return config.max_positions - config.position_offset if config.positions == "learned" else 1 << 20
-
-    def _batch(self, tokens: Tokens) -> PackedBatch:
-        highest = int(tokens.ids.max(initial=0))
-        if highest >= self.trunk.config.vocabulary:
-            word = self.tokenizer.vocabulary[highest]
-            raise InputError(
-                f"the token {word} (id {highest}) lies outside the embedding of {self.name}, which has "
-                f"{self.trunk.config.vocabulary} rows: take it out of the sequence"
-            )
-        return PackedBatch.of(tokens.ids, tokens.lengths, self.device)
-
-    def flops(self, tokens: float, length: float) -> float:
-        return self.trunk.config.flops(tokens, length)
-
-
-class CompositionEncoder(Encoder):
-    """k-mer frequencies or one-hot letters, as an encoder with one layer and nothing to pool."""
-
-    def __init__(self, origin: Origin, function: KmerFrequencies | OneHot) -> None:
-        self.origin, self.function = origin, function
-        self.alphabet = function.alphabet
-        self.layers, self.hidden = 0, function.dim
-        self.token_limit, self.special = function.longest, (0, 0)
-        self.precision, self.device = "float32", torch.device("cpu")
-        # Letters of a batch: less for wide vectors, whose counts take the memory.
-        self.batch_tokens = max(1 << 12, min(1 << 20, (1 << 30) // function.dim))
-        self.overlong = "window" if function.longest is None else "error"
-        self.meaningless = False
-        self.fingerprint = fingerprint(NUMERICS, origin.name.lower())
-
-    def readout(self, poolings: Sequence[str] = ("mean",), layers: Sequence[str | int] = (-1,)) -> Readout:
-        """One block of the encoder's own name; other layers or poolings than the defaults are refused."""
-        readout = super().readout(poolings, layers)
-        if len(readout.blocks) > 1 or readout.blocks[0].pooling != "mean":
-            raise InputError(f"{self.name} has one vector a sequence: leave out --layer and --pool")
-        return Readout((replace(readout.blocks[0], name=self.name.lower()),))
-
-    def tokenize(self, sequences: Sequence[str] | pa.Array | Letters) -> Tokens:
-        letters = sequences if isinstance(sequences, Letters) else Letters.of(sequences)
-        return Tokens(letters.bytes_, letters.offsets)
-
-    def embed(self, tokens: Tokens, readout: Readout) -> NDArray[np.float32]:
-        return self.function(Letters(tokens.ids.astype(np.uint8, copy=False), tokens.offsets))
-
-    def hidden_states(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
-        raise InputError(f"{self.name} has no hidden states")
-
-    def flops(self, tokens: float, length: float) -> float:
-        return 0.0
-
-    def environment(self) -> dict[str, str]:
-        return {"device": "cpu"}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from embedcache.alphabet import DNA, PROTEIN, Letters
-from embedcache.errors import ModelError
+from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, Readout, fingerprint
+from embedcache.encoders.tokenizers import Tokens
+from embedcache.errors import InputError, ModelError
 
 BASES, RESIDUES = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
 _MAX_K = {DNA: 8, PROTEIN: 3}
@@ -113,3 +119,42 @@ def composition(name: str) -> KmerFrequencies | OneHot:
     if kind == "onehot":
         return OneHot(int(rest[0]), alphabet)
     return KmerFrequencies(int(rest[0]), alphabet, canonical=alphabet == DNA and "stranded" not in options)
+
+
+class CompositionEncoder(Encoder):
+    """k-mer frequencies or one-hot letters, as an encoder with one layer and nothing to pool."""
+
+    def __init__(self, origin: Origin, function: KmerFrequencies | OneHot) -> None:
+        self.origin, self.function = origin, function
+        self.alphabet = function.alphabet
+        self.layers, self.hidden = 0, function.dim
+        self.token_limit, self.special = function.longest, (0, 0)
+        self.precision, self.device = "float32", torch.device("cpu")
+        # Letters of a batch: less for wide vectors, whose counts take the memory.
+        self.batch_tokens = max(1 << 12, min(1 << 20, (1 << 30) // function.dim))
+        self.overlong = "window" if function.longest is None else "error"
+        self.meaningless = False
+        self.fingerprint = fingerprint(NUMERICS, origin.name.lower())
+
+    def readout(self, poolings: Sequence[str] = ("mean",), layers: Sequence[str | int] = (-1,)) -> Readout:
+        """One block of the encoder's own name; other layers or poolings than the defaults are refused."""
+        readout = super().readout(poolings, layers)
+        if len(readout.blocks) > 1 or readout.blocks[0].pooling != "mean":
+            raise InputError(f"{self.name} has one vector a sequence: leave out --layer and --pool")
+        return Readout((replace(readout.blocks[0], name=self.name.lower()),))
+
+    def tokenize(self, sequences: Sequence[str] | pa.Array | Letters) -> Tokens:
+        letters = sequences if isinstance(sequences, Letters) else Letters.of(sequences)
+        return Tokens(letters.bytes_, letters.offsets)
+
+    def embed(self, tokens: Tokens, readout: Readout) -> NDArray[np.float32]:
+        return self.function(Letters(tokens.ids.astype(np.uint8, copy=False), tokens.offsets))
+
+    def hidden_states(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
+        raise InputError(f"{self.name} has no hidden states")
+
+    def flops(self, tokens: float, length: float) -> float:
+        return 0.0
+
+    def environment(self) -> dict[str, str]:
+        return {"device": "cpu"}

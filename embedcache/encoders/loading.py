@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from embedcache.encoders.checkpoint import Checkpoint
-from embedcache.encoders.encoder import CompositionEncoder, Encoder, Origin, TransformerEncoder
+from embedcache.encoders.encoder import Encoder, Origin
 from embedcache.encoders.families import recognise
-from embedcache.encoders.kmer import composition
+from embedcache.encoders.kmer import CompositionEncoder, composition
 from embedcache.encoders.registry import BY_REPO, Entry, find
 from embedcache.encoders.tokenizers import ESM_VOCABULARY, NT_V1_VOCABULARY, VocabularyTokenizer
+from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoders.trunk import Trunk, TrunkConfig, parameter_shapes
 from embedcache.errors import InputError, ModelError
 

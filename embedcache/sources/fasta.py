@@ -31,7 +31,7 @@ class Fasta:
 
     # Not parsed by a library, as these lose letters without a word: pysam what stands before the first '>' and, in a
     # record, what follows '+', '@' or a null byte; dnaio lines that start with '#'. Neither knows lines or tests letters.
-    # Measured on 55 MB of 50 kb contigs | 100 bp reads, MB/s: this 320 | 140, pysam 2,200 | 250, dnaio 475 | 150.
+    # Measured on 55 MB of 50 kb contigs | 100 bp reads, MB/s: this 300 | 140, pysam 2,200 | 250, dnaio 475 | 150.
 
     schema = pa.schema([])
     text = True

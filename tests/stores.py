@@ -1,0 +1,59 @@
+"""Small inputs and stores for the tests of extraction, store and heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from embedcache import load_encoder, open_store
+from embedcache.extract import extract
+from embedcache.preflight import Options
+from embedcache.progress import Progress
+from embedcache.sources import open_source
+from embedcache.store import Store
+from embedcache.throughput import Throughput
+
+THROUGHPUT = "embeddings/throughput.json"
+
+
+def random_reads(count: int, seed: int = 0, shortest: int = 20, longest: int = 120) -> list[str]:
+    """Random DNA of mixed lengths."""
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list("ACGT"), length)) for length in rng.integers(shortest, longest, count)]
+
+
+def write_fasta(file: Path, reads: list[str], first: int = 0) -> Path:
+    """Write reads with the ids r0, r1, ..."""
+    file.write_text("".join(f">r{first + i}\n{read}\n" for i, read in enumerate(reads)))
+    return file
+
+
+def run_extract(
+    output: Path,
+    *inputs: Path | str,
+    model: str = "kmer:3",
+    metadata: Path | None = None,
+    options: Options | None = None,
+    random_weights: bool = False,
+) -> Throughput:
+    """Extract as the command does, saying nothing."""
+    return extract(
+        open_source([str(file) for file in inputs], metadata=str(metadata) if metadata else None),
+        load_encoder(model, random_weights=random_weights),
+        output,
+        options or Options(shard_rows=1024),
+        Progress(quiet=True),
+    )
+
+
+def make_store(output: Path, *inputs: Path | str, model: str = "kmer:3", metadata: Path | None = None) -> Store:
+    """Extract into a new store and open it."""
+    run_extract(output, *inputs, model=model, metadata=metadata)
+    return open_store(output)
+
+
+def store_bytes(store: Path) -> dict[str, bytes]:
+    """All files of a store but its throughput report, by relative name."""
+    files = sorted(file for file in store.rglob("*") if file.is_file())
+    return {str(f.relative_to(store)): f.read_bytes() for f in files if str(f.relative_to(store)) != THROUGHPUT}
