@@ -28,6 +28,7 @@ from embedcache.commit import ShardLock, to_json, write_durably
 from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoders.tokenizers import Tokens
 from embedcache.errors import EmbedcacheError, InputError, Interrupted, StoreError
+from embedcache.memory import give_freed_pages_back
 from embedcache.packing import truncate
 from embedcache.plan import slices
 from embedcache.prefetch import prefetched
@@ -214,6 +215,7 @@ class _Run:
         one_each = len(distinct) == len(window.distinct_of)
         values = distinct if one_each else distinct[window.distinct_of]
         self._set_aside(window, bad, values)
+        give_freed_pages_back()
         self.throughput.compute_seconds += time.perf_counter() - start
         return values
 

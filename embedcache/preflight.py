@@ -19,6 +19,7 @@ from embedcache.alphabet import Letters, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store
 from embedcache.encoders.encoder import Encoder, Readout, fingerprint
 from embedcache.errors import InputError, StoreError
+from embedcache.memory import give_freed_pages_back
 from embedcache.plan import Plan, make_plan, slices
 from embedcache.progress import Progress, duration, size
 from embedcache.records import ID, SEQUENCE, Source
@@ -132,6 +133,7 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
         create_store(output, layout, attributes)
     writer = StoreWriter(output)
     writer.update(layout, attributes)
+    give_freed_pages_back()
     return Preflight(plan, readout, overlong, layout, todo, round(tokens * share), writer)
 
 

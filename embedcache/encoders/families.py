@@ -8,6 +8,7 @@ contact heads, buffers that are recomputed) are named in `ignored`; any other ke
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,9 @@ class Family:
         ------
         ModelError : a key is missing, or one is there that is neither used nor known to be ignored.
         """
+        # transformers 5 saves the norms of a bare EsmModel under the names they had in TensorFlow.
+        spelling = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key)): key for key in found}
+        found = set(spelling)
         prefix = self.prefix if any(key.startswith(self.prefix) for key in found) else ""
         wanted = {name: prefix + self._published(name) for name in parameter_shapes(config)}
         missing = sorted(set(wanted.values()) - found)
@@ -50,7 +54,7 @@ class Family:
                 f"the checkpoint does not fit the {self.name} architecture of its config.json: "
                 + "; ".join(filter(None, (_some("missing", missing), _some("unexpected", unknown))))
             )
-        return wanted
+        return {name: spelling[key] for name, key in wanted.items()}
 
     def _published(self, name: str) -> str:
         stem, kind = name.rsplit(".", 1)

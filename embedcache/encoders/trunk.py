@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from embedcache.encoders.attention import Group, Rotary, attend, equal_length_groups
 from embedcache.encoders.linear import MIN_ROWS, Linear
+from embedcache.memory import give_freed_pages_back
 
 ReadTensor = Callable[[str], Tensor]
 """Returns one of our named parameters in float32 (see `parameter_shapes`)."""
@@ -166,7 +167,10 @@ class Trunk:
         self.tokens_VD = read("tokens.weight").to(device)
         self.positions_PD = read("positions.weight").to(device) if config.positions == "learned" else None
         self.embedding_norm = Norm(read, "embedding_norm", config.norm_eps, device) if config.norm_embeddings else None
-        self.layers = [Layer(read, index, config, dtype, device) for index in range(config.layers)]
+        self.layers: list[Layer] = []
+        for index in range(config.layers):
+            self.layers.append(Layer(read, index, config, dtype, device))
+            give_freed_pages_back()
         self.final_norm = Norm(read, "final_norm", config.norm_eps, device)
         self.rotary = Rotary(config.head_dim, device) if config.positions == "rotary" else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,15 @@ def test_weights_saved_from_the_bare_model_load_without_prefix(folder: Path) -> 
     bare = {key.removeprefix("esm."): value for key, value in weights.items() if key.startswith("esm.")}
     save_file(bare, folder / "model.safetensors")
     np.testing.assert_array_equal(load_encoder(str(folder)).encode(["MKTAYIAK"]), with_prefix)
+
+
+def test_a_model_saved_again_by_transformers_loads_and_gives_the_same(folder: Path, tmp_path: Path) -> None:
+    from transformers import EsmModel
+
+    EsmModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(tmp_path / "again")
+    shutil.copy(folder / "vocab.txt", tmp_path / "again")
+    again = load_encoder(str(tmp_path / "again")).encode(["MKTAYIAK"])
+    np.testing.assert_array_equal(again, load_encoder(str(folder)).encode(["MKTAYIAK"]))
 
 
 def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(folder: Path, tmp_path: Path) -> None:

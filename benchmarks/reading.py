@@ -1,0 +1,190 @@
+"""The mapped reader beside a raw numpy memmap and beside zarr-python, on the same rows in one run.
+
+The store is 200,000 x 1,280 float16 (512 MB) in the project's layout; the memmap is the same values in one flat file.
+Three ways of reading, all from the page cache, each into a buffer that is allocated once:
+
+    random    1,024 rows at random: a mini-batch
+    epoch     blocks of 1,024 rows in random order, 16 at a time, rows shuffled among the 16: a training epoch
+    scan      all rows in order, 4,096 at a time, summed
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embedcache.commit import StoreWriter, create_store
+from embedcache.store import FORMAT, FORMAT_VERSION, Commit, Layout, Store, open_store
+
+BLOCK, BLOCKS_AT_ONCE, SCAN = 1024, 16, 4096
+
+
+class Reader(Protocol):
+    """What the three ways of reading need."""
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Gather rows by index."""
+        ...
+
+    def read(self, start: int, stop: int) -> NDArray[np.float16]:
+        """Read rows in order."""
+        ...
+
+
+class Memmap:
+    """``numpy.load(mmap_mode="r")``."""
+
+    def __init__(self, file: Path) -> None:
+        self._rows = np.load(file, mmap_mode="r")
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Gather with the faster of numpy's two ways."""
+        np.take(self._rows, rows, axis=0, out=out, mode="clip")
+        return out
+
+    def read(self, start: int, stop: int) -> NDArray[np.float16]:
+        """A view."""
+        return self._rows[start:stop]
+
+
+class ZarrPython:
+    """zarr-python on the same store."""
+
+    def __init__(self, store: Path) -> None:
+        import zarr
+
+        self._rows: Any = zarr.open_array(str(store / "embeddings"), mode="r")
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Orthogonal indexing, which wants no repeats."""
+        return np.asarray(self._rows.oindex[rows], np.float16)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float16]:
+        """Decode the chunks of a slice."""
+        return np.asarray(self._rows[start:stop], np.float16)
+
+
+class Ours:
+    """This project's reader."""
+
+    def __init__(self, store: Path) -> None:
+        self._store: Store = open_store(store)
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Gather."""
+        return self._store.take(rows, out=out)  # type: ignore[return-value]
+
+    def read(self, start: int, stop: int) -> NDArray[np.float16]:
+        """A view."""
+        return self._store.read(start, stop)  # type: ignore[return-value]
+
+
+def write_rows(store: Path, file: Path, rows: int, dim: int) -> None:
+    """Write the same random rows as a store and as a flat ``.npy`` file, shard by shard."""
+    layout = Layout(rows, dim, "float16")
+    attributes = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "fingerprint": "benchmark", "blocks": [],
+        "encoder": {"name": "benchmark"},
+    }  # fmt: skip
+    create_store(store, layout, attributes)
+    writer, rng = StoreWriter(store), np.random.default_rng(0)
+    flat = np.lib.format.open_memmap(file, "w+", np.float16, (rows, dim))
+    for shard in range(layout.shards):
+        start, stop = layout.bounds(shard)
+        values = rng.standard_normal((stop - start, dim), np.float32).astype(np.float16)
+        flat[start:stop] = values
+        part = pa.table({"row": np.arange(start, stop), "id": [f"r{i}" for i in range(start, stop)]})
+        writer.write_shard(values, part, Commit(shard, stop - start, "", "", 0, "", 0, ""))
+    flat.flush()
+
+
+def random_rows(reader: Reader, rows: int, dim: int) -> Callable[[int], int]:
+    """20 mini-batches of 1,024 distinct rows."""
+    out = np.empty((BLOCK, dim), np.float16)
+
+    def read(seed: int) -> int:
+        rng = np.random.default_rng(seed)
+        for _ in range(20):
+            reader.take(rng.choice(rows, BLOCK, replace=False), out)
+        return 20 * BLOCK
+
+    return read
+
+
+def epoch(reader: Reader, rows: int, dim: int) -> Callable[[int], int]:
+    """One block-shuffled epoch, mini-batches of 1,024 rows out of a buffer of 16 blocks."""
+    buffer, batch = np.empty((BLOCK * BLOCKS_AT_ONCE, dim), np.float16), np.empty((BLOCK, dim), np.float16)
+
+    def read(seed: int) -> int:
+        rng = np.random.default_rng(seed)
+        starts = rng.permutation(np.arange(0, rows - BLOCK + 1, BLOCK))
+        for first in range(0, len(starts), BLOCKS_AT_ONCE):
+            group = starts[first : first + BLOCKS_AT_ONCE]
+            for slot, start in enumerate(group):
+                buffer[slot * BLOCK : (slot + 1) * BLOCK] = reader.read(start, start + BLOCK)
+            order = rng.permutation(len(group) * BLOCK)
+            for part in range(0, len(order), BLOCK):
+                np.take(buffer, order[part : part + BLOCK], axis=0, out=batch, mode="clip")
+        return len(starts) * BLOCK
+
+    return read
+
+
+def scan(reader: Reader, rows: int, dim: int) -> Callable[[int], int]:
+    """All rows once, touched through their bits."""
+
+    def read(_: int) -> int:
+        total = 0
+        for start in range(0, rows, SCAN):
+            total += int(reader.read(start, min(start + SCAN, rows)).view(np.uint16).max())
+        return rows
+
+    return read
+
+
+def run(quick: bool = False) -> dict[str, object]:
+    """Time all readers in turn.
+
+    Returns
+    -------
+    For each way of reading and each reader: rows a second (median) and the ratio to the memmap.
+    """
+    rows, dim, repeats = (20_000, 128, 1) if quick else (200_000, 1280, 5)
+    ways = {"random": random_rows, "epoch": epoch, "scan": scan}
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        store, file = Path(folder) / "rows.zarr", Path(folder) / "rows.npy"
+        write_rows(store, file, rows, dim)
+        readers: dict[str, Reader] = {
+            "numpy memmap": Memmap(file), "embedcache": Ours(store), "zarr-python": ZarrPython(store)
+        }  # fmt: skip
+        for way, make in ways.items():
+            runs = {name: make(reader, rows, dim) for name, reader in readers.items()}
+            rates: dict[str, list[float]] = {name: [] for name in runs}
+            for repeat in range(repeats + 1):
+                for name in list(runs)[:: -1 if repeat % 2 else 1]:
+                    if name == "zarr-python" and repeat > 2:
+                        continue  # a hundred times slower: three of its runs are enough
+                    start = time.perf_counter()
+                    read = runs[name](repeat)
+                    if repeat:  # the first fills the page cache
+                        rates[name].append(read / (time.perf_counter() - start))
+            medians = {name: statistics.median(values) for name, values in rates.items()}
+            table[way] = {
+                name: {"rows_per_second": rate, "times_memmap": rate / medians["numpy memmap"]}
+                for name, rate in medians.items()
+            }
+    return {"rows": rows, "dim": dim, "dtype": "float16", "ways": table}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=1))

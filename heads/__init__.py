@@ -1,0 +1,1 @@
+"""Features and labels in, trained and judged heads out. Reads stores through embedcache's reader only."""

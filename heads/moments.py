@@ -1,0 +1,95 @@
+"""What one look at the features gives every linear head: their standardisation, and the basis that makes fits short.
+
+Axes: D features, n rows of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from embedcache.errors import HeadError
+from heads.features import Design, Rows, RowSource, Standardisation, raw_blocks
+
+BASIS_ROWS = 20_000
+"""Rows that the correlation matrix is estimated from: the basis changes the speed of a fit, never its optimum."""
+BASIS_DIM = 6144
+"""Above this width the eigenvectors (some minutes, 300 MB) cost more than they save; the features stay as they are."""
+
+
+def standardise(source: RowSource, rows: Rows) -> Standardisation:
+    """Mean and deviation (ddof 0, as scikit-learn's StandardScaler) of the given rows, in one pass.
+
+    Sums run over x - shift, shift being the mean of the first block, in float64: a mean far above the deviation does
+    not cancel (the shifted one-pass variance of Chan, Golub and LeVeque, 1983).
+
+    Raises HeadError where a value is not finite.
+    """
+    if not len(rows):
+        raise HeadError("there are no rows to standardise")
+    shift = torch.empty(0)
+    sums = torch.zeros(source.dim, dtype=torch.float64)
+    squares = torch.zeros(source.dim, dtype=torch.float64)
+    for block in raw_blocks(source, rows):
+        if not block.start:
+            shift = block.values_nD.mean(0, dtype=torch.float64).to(block.values_nD.dtype)
+        shifted_nD = block.values_nD.sub_(shift)
+        sums += shifted_nD.sum(0, dtype=torch.float64)
+        squares += shifted_nD.square_().sum(0, dtype=torch.float64)
+    offset = sums / len(rows)
+    variance = squares / len(rows) - offset**2
+    if not torch.isfinite(variance).all():
+        column = int((~torch.isfinite(variance)).nonzero()[0])
+        raise HeadError(
+            f"feature {column} holds a value that is not a finite number; find the rows with `embedcache verify`"
+        )
+    mean = shift.double() + offset
+    # below the rounding of the values themselves a feature is constant (StandardScaler's rule)
+    rounding = torch.finfo(shift.dtype).eps * mean.abs()
+    constant = variance <= rounding**2
+    factor = torch.where(constant, 0.0, variance.clamp(min=torch.finfo(torch.float64).tiny).rsqrt())
+    return Standardisation(mean.float() if shift.dtype == torch.float32 else mean, factor.float())
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Eigenvalues (D,) and eigenvectors (D, D) in float64 of the correlation matrix of a design.
+
+    Without `vectors` the basis is the features themselves.
+    """
+
+    values: torch.Tensor
+    vectors: torch.Tensor | None
+
+    def to_features(self, coordinates_KD: torch.Tensor) -> torch.Tensor:
+        """Weights per eigenvector -> weights per feature."""
+        return coordinates_KD if self.vectors is None else coordinates_KD @ self.vectors.T
+
+    def from_features(self, weights_KD: torch.Tensor) -> torch.Tensor:
+        """Weights (or gradients) per feature -> per eigenvector."""
+        return weights_KD if self.vectors is None else weights_KD @ self.vectors
+
+
+def eigenbasis(design: Design) -> Basis:
+    """Diagonalise X'X / n of at most `BASIS_ROWS` evenly spaced rows of a standardised design."""
+    if design.dim > BASIS_DIM:
+        return Basis(torch.ones(design.dim, dtype=torch.float64, device=design.device), None)
+    sample_nD = design.sample(BASIS_ROWS)
+    correlation_DD = (sample_nD.T @ sample_nD).double() / len(sample_nD)
+    with one_thread():
+        values, vectors_DD = torch.linalg.eigh(correlation_DD)
+    return Basis(values.clamp_(min=0), vectors_DD)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold torch to one thread: LAPACK's many small parallel steps take a minute where another program has a core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

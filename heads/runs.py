@@ -1,0 +1,280 @@
+"""The run directory: what one training leaves behind, written beside its place and renamed when it is whole.
+
+config.yaml               every option as it was resolved
+run_manifest.json         who ran what, where, when, with which versions, on which store
+metrics.json              metrics of every split, with intervals; baselines; the grid as `history`
+predictions.parquet       row, id, split, y_true, y_prob (or one y_prob_CLASS each), y_pred
+predictions_val_test.npz  val_y_true, val_y_prob, test_y_true, test_y_prob
+history.csv               the whole grid
+model/                    the head (see `heads.head`)
+plots/, report.html
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from embedcache.errors import HeadError
+from heads.features import Rows
+from heads.head import ClassName, Head, HeadCard, load_head
+from heads.labels import Codes
+from heads.logistic import Doubles
+from heads.splits import NAMES, TEST, VAL
+from heads.task import Task
+
+if TYPE_CHECKING:
+    from embedcache.store import Store
+
+MANIFEST, METRICS, CONFIG, HISTORY = "run_manifest.json", "metrics.json", "config.yaml", "history.csv"
+PREDICTIONS, ARRAYS, MODEL, PLOTS, REPORT = (
+    "predictions.parquet",
+    "predictions_val_test.npz",
+    "model",
+    "plots",
+    "report.html",
+)
+PACKAGES = ("embedcache", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "zarr", "safetensors", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything needed to repeat a run."""
+
+    git_commit_sha: str | None
+    command: str
+    args: Mapping[str, Any]
+    dataset_path: str
+    outdir: str
+    hostname: str
+    device: str
+    started_at_utc: str
+    finished_at_utc: str
+    python_version: str
+    package_versions: Mapping[str, str]
+    resolved_tokenization: Mapping[str, Any]
+    store_fingerprint: str
+    store_rows_digest: str
+    encoder: Mapping[str, Any]
+
+
+def make_manifest(
+    store: Store, *, command: str, args: Mapping[str, Any], outdir: Path, device: str, started: datetime
+) -> Manifest:
+    """Fill in a manifest for a run that ends now; times are UTC."""
+    encoder = dict(store.attrs["encoder"])
+    return Manifest(
+        git_commit_sha=_git_commit(),
+        command=command,
+        args=args,
+        dataset_path=str(store.path.resolve()),
+        outdir=str(outdir.resolve()),
+        hostname=socket.gethostname(),
+        device=device,
+        started_at_utc=started.isoformat(timespec="seconds"),
+        finished_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        python_version=platform.python_version(),
+        package_versions=_versions(),
+        resolved_tokenization={
+            "encoder": encoder.get("name"),
+            "alphabet": encoder.get("alphabet"),
+            "token_limit": encoder.get("token_limit"),
+            "overlong": store.attrs.get("overlong"),
+            "blocks": store.attrs.get("blocks"),
+        },
+        store_fingerprint=store.fingerprint,
+        store_rows_digest=rows_digest(store),
+        encoder=encoder,
+    )
+
+
+def _git_commit() -> str | None:
+    """Commit of the repository that the command runs in."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def rows_digest(store: Store) -> str:
+    """Hash of the ids of a store in their order: two stores with the same one hold the same rows."""
+    digest = hashlib.blake2b(digest_size=16)
+    for chunk in store.column("id").chunks:
+        lengths = pc.binary_length(chunk).to_numpy(zero_copy_only=False)
+        digest.update("".join(chunk.to_pylist()).encode())
+        digest.update(lengths.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def new_folder(outdir: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a folder beside `outdir` that becomes it when the block ends well, and goes when it does not.
+
+    Raises HeadError where `outdir` holds something already and `overwrite` is not given.
+    """
+    refuse_existing(outdir, overwrite)
+    try:
+        outdir.parent.mkdir(parents=True, exist_ok=True)
+        partial = outdir.parent / f".{outdir.name}.partial-{os.getpid()}"
+        partial.mkdir()
+    except OSError as error:
+        raise HeadError(f"the run directory {outdir} cannot be made: {error.strerror}") from None
+    try:
+        yield partial
+        if outdir.exists():
+            replaced = outdir.parent / f".{outdir.name}.replaced-{os.getpid()}"
+            outdir.rename(replaced)
+            partial.rename(outdir)
+            shutil.rmtree(replaced)
+        else:
+            partial.rename(outdir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_existing(outdir: Path, overwrite: bool) -> None:
+    """Raise HeadError where `outdir` is a file, or holds something and `overwrite` is not given."""
+    if outdir.exists() and not outdir.is_dir():
+        raise HeadError(f"--output {outdir} is a file; name a directory")
+    if outdir.exists() and any(outdir.iterdir()):
+        if not overwrite:
+            raise HeadError(f"--output {outdir} is not empty; name another directory, or give --overwrite")
+        if not (outdir / MANIFEST).exists():
+            raise HeadError(f"--overwrite replaces runs only, and {outdir} is not one (it has no {MANIFEST})")
+
+
+def free_name(store: Path, kind: str) -> Path:
+    """Return ``runs/STORE-KIND``, with -2, -3 ... where that is taken."""
+    stem = f"{store.resolve().name.removesuffix('.zarr')}-{kind}"
+    outdir, number = Path("runs") / stem, 1
+    while outdir.exists():
+        number += 1
+        outdir = Path("runs") / f"{stem}-{number}"
+    return outdir
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON; a number that is not finite becomes null, which every reader takes."""
+    path.write_text(json.dumps(_finite(value), indent=1, default=str) + "\n")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def write_config(path: Path, options: Mapping[str, Any]) -> None:
+    """Write the resolved options."""
+    path.write_text(yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))
+
+
+def write_history(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
+    """Write the grid, one line per head."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(trials[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(trials)
+
+
+def probability_columns(probabilities: Doubles, classes: tuple[ClassName, ...]) -> dict[str, pa.Array]:
+    """Two classes: ``y_prob`` of the positive one; more: one ``y_prob_CLASS`` each."""
+    if len(classes) == 2:
+        return {"y_prob": pa.array(probabilities[:, 1])}
+    return {f"y_prob_{name}": pa.array(column) for name, column in zip(classes, probabilities.T, strict=True)}
+
+
+def write_predictions(folder: Path, store: Store, task: Task, probabilities: Doubles, decided: Codes) -> None:
+    """Write ``predictions.parquet`` of all rows that took part, and the arrays that older scripts read."""
+    names = pa.array(task.classes)
+    table = {
+        "row": pa.array(task.rows),
+        "id": store.column("id").take(pa.array(task.rows)),
+        "split": pa.array(NAMES).take(pa.array(task.parts)),
+        "y_true": names.take(pa.array(task.labels)),
+        **probability_columns(probabilities, task.classes),
+        "y_pred": names.take(pa.array(decided)),
+    }
+    pq.write_table(pa.table(table), folder / PREDICTIONS, compression="zstd")
+    shown = probabilities[:, 1] if task.binary else probabilities
+    val, test = task.part(VAL), task.part(TEST)
+    np.savez(
+        folder / ARRAYS,
+        val_y_true=task.labels[val],
+        val_y_prob=shown[val],
+        test_y_true=task.labels[test],
+        test_y_prob=shown[test],
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back."""
+
+    path: Path
+    head: Head
+    card: HeadCard
+    manifest: Mapping[str, Any]
+
+    @property
+    def group_column(self) -> str | None:
+        """Column of the groups of the training, if it had any."""
+        columns = self.manifest.get("args", {}).get("columns", {})
+        return None if columns.get("group") is None else str(columns["group"])
+
+    def rows_of(self, split: str) -> Rows:
+        """Rows of one split of the training; raises HeadError where the run does not say."""
+        try:
+            table = pq.read_table(self.path / PREDICTIONS, columns=["row", "split"])
+        except (OSError, pa.ArrowException) as error:
+            raise HeadError(f"{self.path / PREDICTIONS} cannot be read: {error}") from None
+        return np.asarray(table.filter(pc.equal(table["split"], split))["row"].to_numpy(), np.int64)
+
+
+def open_run(path: Path) -> Run:
+    """Read a run directory; raises HeadError where it is not one or is damaged."""
+    if not path.is_dir():
+        raise HeadError(f"there is no run directory {path}; `heads train` makes one")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError):
+        raise HeadError(f"{path} is not a run directory: {MANIFEST} is missing or damaged") from None
+    head, card = load_head(path / MODEL)
+    return Run(path, head, card, manifest)
+
+
+def manifest_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as it is written."""
+    return asdict(manifest)
