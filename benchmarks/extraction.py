@@ -7,7 +7,8 @@ documentation advises for a CPU:
     plain loop              transformers' EsmModel, tokenizer padding, batches of 32 in input order, masked mean
     sentence-transformers   ``encode(batch_size=32)``: sorts by length; float32, and bfloat16 by its ``model_kwargs``
 
-Rates are real tokens a second, padding not counted. The matrix rate is measured in the same run at each precision.
+Rates are real tokens a second, padding not counted. The matrix rate of
+each precision is the better of two measurements, before and after.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def run(quick: bool = False) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         directory = write_published(Path(folder), size)
         encoder, float32 = ours(directory, "float32")
-        mixed, bfloat16 = ours(directory, "bfloat16")
+        _, bfloat16 = ours(directory, "bfloat16")
         ways = {
             "plain loop float32": plain_loop(directory),
             "sentence-transformers float32": sentence_transformers(directory, torch.float32),
@@ -144,16 +145,14 @@ def run(quick: bool = False) -> dict[str, object]:
             "sentence-transformers bfloat16": sentence_transformers(directory, torch.bfloat16),
             "embedcache bfloat16": bfloat16,
         }
+        before = _matrix_rates(size.hidden)
         timings = _in_turn(ways, sequences, size.repeats)
+        rates = {name: max(rate, before[name]) for name, rate in _matrix_rates(size.hidden).items()}
     lengths = encoder.tokenize(sequences).lengths
     tokens = int(lengths.sum())
     flops = encoder.flops(1.0, 0.0) * tokens + sum(
         encoder.flops(n, n) - encoder.flops(n, 0.0) for n in lengths.tolist()
     )
-    rates = {
-        p: matrix_rate(d, torch.device("cpu"), size.hidden)
-        for p, d in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
-    }
     reference = timings["plain loop float32"].vectors
     rows = {
         name: {
@@ -166,7 +165,6 @@ def run(quick: bool = False) -> dict[str, object]:
         }
         for name, timing in timings.items()
     }
-    del mixed
     return {
         "model": f"nt500m, {size.layers} layers x {size.hidden}, random weights",
         "sequences": len(sequences),
@@ -174,6 +172,12 @@ def run(quick: bool = False) -> dict[str, object]:
         "matrix_rate_gflops": {name: rate / 1e9 for name, rate in rates.items()},
         "ways": rows,
     }
+
+
+def _matrix_rates(hidden: int) -> dict[str, float]:
+    matrix_rate.cache_clear()
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return {name: matrix_rate(dtype, torch.device("cpu"), hidden) for name, dtype in types.items()}
 
 
 def _in_turn(

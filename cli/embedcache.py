@@ -58,8 +58,8 @@ def cli() -> None:
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
               help="Of the matrix products; auto is float32 on a CPU, bfloat16 on a GPU.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto (a GPU if there is one), cpu, cuda or cuda:N.")
-@click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens of a batch. Default: 1,024 on a CPU, 32,768 "
-              "on a GPU; halved by itself when memory runs out.")  # fmt: skip
+@click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens of a batch. Default: 512 on a CPU "
+              "(1,024 in bfloat16), 32,768 on a GPU; halved by itself when memory runs out.")  # fmt: skip
 @click.option("--overlong", type=click.Choice(["window", "truncate", "skip", "error"]),
               help="Sequences over the encoder's limit: windows that overlap by a quarter and are averaged (default), "
               "cut off, left out (NaN), or refused.")  # fmt: skip
@@ -178,7 +178,7 @@ def info(store: str) -> None:
         click.echo(f"  set aside   {len(opened.quarantined):,} rows without an embedding: {ids}...")
     for run_ in read_throughput(store):
         click.echo(f"  run         {run_['started_at_utc']} on {run_['host']}: {run_['rows']:,} rows in "
-                   f"{run_['seconds']:,.1f} s, {run_['tokens_per_second']:,.0f} tokens/s")  # fmt: skip
+                   f"{run_['seconds']:,.1f} s, {run_['tokens_per_second']:,.0f} {run_['unit']}/s")  # fmt: skip
 
 
 def _values(store: Store, column: str) -> str:

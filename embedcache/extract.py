@@ -56,7 +56,9 @@ def extract(source: Source, encoder: Encoder, output: str | Path, options: Optio
     Interrupted : SIGINT, SIGTERM or SIGUSR1 stopped the run; finished shards stay.
     """
     preflight = prepare(source, encoder, Path(output), options, progress)
-    throughput = Throughput(started_at_utc=datetime.now(UTC).isoformat(timespec="seconds"), host=socket.gethostname())
+    throughput = Throughput(
+        started_at_utc=datetime.now(UTC).isoformat(timespec="seconds"), host=socket.gethostname(), unit=encoder.unit
+    )
     run = _Run(source, encoder, preflight, options, progress, throughput)
     with _stop_signals() as stop:
         try:
@@ -116,7 +118,7 @@ class _Run:
 
     def shards(self, stop: threading.Event) -> None:
         """Work through all shards that are not there yet."""
-        self.progress.start(self.preflight.tokens_to_do)
+        self.progress.start(self.preflight.tokens_to_do, self.encoder.unit)
         written: Future[None] | None = None
         try:
             with ThreadPoolExecutor(1, "writer") as pool, prefetched(self.windows()) as windows:

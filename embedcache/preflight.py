@@ -36,7 +36,7 @@ from embedcache.store import (
 )
 
 OVERLONG = ("window", "truncate", "skip", "error")
-_SHARD_SECONDS, _SHARD_BYTES, _SHARD_LETTERS = 300.0, 96e6, 128e6
+_SHARD_SECONDS, _SHARD_BYTES, _SHARD_LETTERS = 300.0, 70e6, 128e6
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _estimate(plan: Plan, encoder: Encoder) -> tuple[float, float]:
 
 
 def _shard_rows(plan: Plan, readout: Readout, options: Options, seconds: float) -> int:
-    """Rows of a shard: fewer where one would take over five minutes, 96 MB, or 128 million letters of input."""
+    """Rows of a shard: fewer where one would take over five minutes, 70 MB, or 128 million letters of input."""
     if options.shard_rows is not None:
         if options.shard_rows < CHUNK_ROWS or options.shard_rows % CHUNK_ROWS:
             raise InputError(f"--shard-rows {options.shard_rows} is not a multiple of {CHUNK_ROWS:,}")
@@ -261,12 +261,18 @@ def _report(
     progress: Progress,
 ) -> None:
     outside = plan.letters.outside(encoder.alphabet)
+    left = source.unmatched
     progress.say(f"input    {source.name}: {plan.rows:,} records, {plan.total_letters:,} letters")
     if outside:
         most = sorted(outside.items(), key=lambda item: -item[1])[:6]
         progress.say(
             f"         {sum(outside.values()):,} letters have no token of their own and are encoded as unknown: "
             + ", ".join(f"{letter} {count:,}" for letter, count in most)
+        )
+    if left is not None and (left.records or left.metadata):
+        progress.say(
+            f"metadata {left.records:,} records have no row in the table{_examples(left.record_ids)}, "
+            f"{left.metadata:,} of its rows have no record{_examples(left.metadata_ids)}"
         )
     kind = " with RANDOM WEIGHTS: the embeddings mean nothing" if encoder.meaningless else ""
     progress.say(f"encoder  {encoder.name}, {encoder.precision} on {encoder.device}{kind}")
@@ -285,7 +291,7 @@ def _report(
     else:
         done = layout.shards - len(todo)
         already = f"{done} of {layout.shards} shards are there; " if done else ""
-        progress.say(f"to do    {already}about {tokens:,.0f} tokens, about {duration(seconds)}")
+        progress.say(f"to do    {already}about {tokens:,.0f} {encoder.unit}, about {duration(seconds)}")
 
 
 def _warn_of_another_environment(encoder: Encoder, commits: dict[int, Commit], progress: Progress) -> None:
@@ -299,6 +305,10 @@ def _warn_of_another_environment(encoder: Encoder, commits: dict[int, Commit], p
                 "`embedcache verify --recompute` says by how much"
             )
             return
+
+
+def _examples(ids: tuple[str, ...]) -> str:
+    return f" ({', '.join(ids[:3])}{'...' if len(ids) > 3 else ''})" if ids else ""
 
 
 def _existing(path: Path) -> Path:

@@ -24,6 +24,7 @@ class Progress:
         self._quiet = quiet
         self._bar: tqdm[Any] | None = None
         self._rows = self._tokens = self._total = 0
+        self._unit = "tokens"
         self._started = self._told = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -32,13 +33,13 @@ class Progress:
             tqdm.write(line, file=self._stream)
             self._stream.flush()
 
-    def start(self, tokens: int) -> None:
+    def start(self, tokens: int, unit: str = "tokens") -> None:
         """Begin: `tokens` is the estimate of all that is to be done."""
-        self._rows, self._tokens, self._total = 0, 0, tokens
+        self._rows, self._tokens, self._total, self._unit = 0, 0, tokens, unit
         self._started = self._told = time.monotonic()
         if not self._quiet and self._stream.isatty():
             self._bar = tqdm(
-                total=tokens, unit="tok", unit_scale=True, file=self._stream, dynamic_ncols=True, smoothing=0.1
+                total=tokens, unit=f" {unit}", unit_scale=True, file=self._stream, dynamic_ncols=True, smoothing=0.1
             )
 
     def advance(self, tokens: int) -> None:
@@ -53,7 +54,7 @@ class Progress:
             seconds = self._told - self._started
             left = max(self._total - self._tokens, 0) * seconds / max(self._tokens, 1)
             self.say(
-                f"{self._tokens / max(self._total, 1):4.0%}  {self._tokens / seconds:,.0f} tokens/s  "
+                f"{self._tokens / max(self._total, 1):4.0%}  {self._tokens / seconds:,.0f} {self._unit}/s  "
                 f"{self._rows / seconds:,.1f} rows/s  {duration(left)} left"
             )
 

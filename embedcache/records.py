@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
@@ -11,6 +12,16 @@ ID = "id"
 SEQUENCE = "sequence"
 RESERVED = ("row", ID, "digest", "rc_digest", SEQUENCE, "length", "n_tokens")
 """Columns that a store writes itself; metadata columns may not have these names (see `metadata_name`)."""
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """What a join left over in one full pass: how many records and rows had no partner, and the first of their ids."""
+
+    records: int
+    record_ids: tuple[str, ...]
+    metadata: int
+    metadata_ids: tuple[str, ...]
 
 
 class Source(Protocol):
@@ -28,6 +39,8 @@ class Source(Protocol):
     """Names of the metadata columns."""
     text_columns: frozenset[str]
     """Those of `columns` that were read as text, so that a narrower type may be found for them."""
+    unmatched: Unmatched | None
+    """What the join of ``--metadata`` left over in the last full pass; None without one."""
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all records; raises `embedcache.errors.InputError` with file and line at the first bad one."""

@@ -21,6 +21,8 @@ class Throughput:
 
     started_at_utc: str
     host: str
+    unit: str = "tokens"
+    """What is counted as a token: ``letters`` for k-mers and one-hot."""
     rows: int = 0
     tokens: int = 0
     """Real tokens of all rows; there are no padding tokens."""
@@ -73,8 +75,8 @@ class Throughput:
         if not self.rows:
             return "nothing was left to encode"
         parts = [
-            f"{self.rows:,} rows, {self.tokens:,} real tokens in {duration(self.seconds)}: "
-            f"{self.rows / self.seconds:,.1f} rows/s, {self.tokens_per_second:,.0f} tokens/s"
+            f"{self.rows:,} rows, {self.tokens:,} {self.unit} in {duration(self.seconds)}: "
+            f"{self.rows / self.seconds:,.1f} rows/s, {self.tokens_per_second:,.0f} {self.unit}/s"
         ]
         if self.matrix_fraction is not None:
             parts.append(f"{self.matrix_fraction:.0%} of this machine's matrix limit ({self.tera_flops:.2f} TFLOP/s)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,19 +154,36 @@ def _image(path: Path) -> str:
 
 def draw_plots(folder: Path, labels: Codes, probabilities: Doubles, classes: Sequence[str]) -> None:
     """Draw pr.png, roc.png and calibration.png; with three classes and more one curve per class against the rest."""
-    from sklearn.metrics import precision_recall_curve, roc_curve
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
     judged = [1] if len(classes) == 2 else [one for one in range(len(classes)) if (labels == one).any()]
-    ranked = [(classes[one], labels == one, probabilities[:, one]) for one in judged]
-    recall_precision = []
-    for name, positive, score in ranked:
+    curves: dict[str, list[Curve]] = {"pr": [], "roc": [], "calibration": []}
+    for one in judged:
+        name, positive, score = classes[one], labels == one, probabilities[:, one]
         precision, recall, _ = precision_recall_curve(positive, score)
-        recall_precision.append((name, recall, precision))
-    rates = [(name, *roc_curve(positive, score)[:2]) for name, positive, score in ranked]
-    calibration = [(name, *_calibration(positive, score)) for name, positive, score in ranked]
-    _draw(folder / "pr.png", recall_precision, "recall", "precision", diagonal=False)
-    _draw(folder / "roc.png", rates, "false positive rate", "true positive rate", diagonal=True)
-    _draw(folder / "calibration.png", calibration, "mean predicted probability", "observed share", diagonal=True)
+        curves["pr"].append(Curve(f"{name}, AUPRC {average_precision_score(positive, score):.3f}", recall, precision))
+        wrong, right, _ = roc_curve(positive, score)
+        curves["roc"].append(Curve(f"{name}, AUROC {roc_auc_score(positive, score):.3f}", wrong, right))
+        curves["calibration"].append(Curve(f"{name}, bins of equal counts", *_calibration(positive, score)))
+    prevalence = float((labels == judged[0]).mean()) if len(judged) == 1 else None
+    rows = f"test split, {len(labels):,} rows"
+    _draw(folder / "pr.png", curves["pr"], f"Precision and recall ({rows})", "recall", "precision", level=prevalence)
+    _draw(
+        folder / "roc.png", curves["roc"], f"ROC ({rows})", "false positive rate", "true positive rate", diagonal=True
+    )
+    _draw(
+        folder / "calibration.png", curves["calibration"], f"Calibration ({rows})", "mean predicted probability",
+        "observed share", diagonal=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot."""
+
+    name: str
+    x: Doubles
+    y: Doubles
 
 
 def _calibration(positive: np.ndarray[Any, Any], score: Doubles) -> tuple[Doubles, Doubles]:
@@ -175,20 +192,32 @@ def _calibration(positive: np.ndarray[Any, Any], score: Doubles) -> tuple[Double
     return np.array([score[one].mean() for one in bins]), np.array([positive[one].mean() for one in bins])
 
 
-def _draw(path: Path, curves: Sequence[tuple[str, Doubles, Doubles]], across: str, up: str, *, diagonal: bool) -> None:
+def _draw(
+    path: Path,
+    curves: Sequence[Curve],
+    title: str,
+    across: str,
+    up: str,
+    *,
+    diagonal: bool = False,
+    level: float | None = None,
+) -> None:
     # the figure alone, without pyplot: no window system, no global state
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4, 3.5), layout="constrained")
+    figure = Figure(figsize=(4.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, x, y in curves:
-        axes.plot(x, y, label=name, marker="." if path.stem == "calibration" else "", linewidth=1.2)
+    for curve in curves:
+        axes.plot(curve.x, curve.y, label=curve.name, marker="." if path.stem == "calibration" else "", linewidth=1.2)
     if diagonal:
-        most = max([1.0] if path.stem == "roc" else [float(max(x.max(), y.max())) for _, x, y in curves])
-        axes.plot([0, most], [0, most], color="0.7", linewidth=0.8, zorder=0)
+        most = 1.0 if path.stem == "roc" else max(float(max(curve.x.max(), curve.y.max())) for curve in curves)
+        axes.plot([0, most], [0, most], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+    if level is not None:
+        axes.axhline(level, color="0.6", linewidth=0.8, linestyle="--", zorder=0, label=f"prevalence {level:.3f}")
+    axes.set_title(title, fontsize=9)
     axes.set(xlabel=across, ylabel=up)
     if len(curves) <= 12:
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=120)

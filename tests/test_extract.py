@@ -375,7 +375,7 @@ def test_shards_are_smaller_where_one_would_take_too_long_or_too_much(tmp_path: 
     assert rows(1280, 60, 10**5) == 16384
     assert rows(1280, 6000, 10**5) == 4096
     assert rows(1280, 10**6, 10**5) == 1024
-    assert rows(5120, 60, 10**5) == 8192
+    assert rows(5120, 60, 10**5) == 4096
     assert rows(1280, 60, 3 * 10**7) == 4096
 
 

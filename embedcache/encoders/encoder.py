@@ -82,6 +82,8 @@ class Encoder(ABC):
 
     origin: Origin
     alphabet: str
+    unit: str
+    """What its lengths are counted in: ``tokens``, or ``letters``."""
     layers: int
     """Number of the last hidden state; 0 for encoders without layers."""
     hidden: int

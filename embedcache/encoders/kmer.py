@@ -126,7 +126,7 @@ class CompositionEncoder(Encoder):
 
     def __init__(self, origin: Origin, function: KmerFrequencies | OneHot) -> None:
         self.origin, self.function = origin, function
-        self.alphabet = function.alphabet
+        self.alphabet, self.unit = function.alphabet, "letters"
         self.layers, self.hidden = 0, function.dim
         self.token_limit, self.special = function.longest, (0, 0)
         self.precision, self.device = "float32", torch.device("cpu")

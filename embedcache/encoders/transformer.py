@@ -43,12 +43,12 @@ class TransformerEncoder(Encoder):
         meaningless: bool,
     ) -> None:
         self.origin, self.trunk, self.tokenizer = origin, trunk, tokenizer
-        self.alphabet = tokenizer.alphabet
+        self.alphabet, self.unit = tokenizer.alphabet, "tokens"
         self.layers, self.hidden = trunk.config.layers, trunk.config.hidden
         self.token_limit, self.special = token_limit, tokenizer.special
         self.excluded = (0, 0) if mean_includes_special else tokenizer.special
         self.precision, self.device = str(trunk.dtype).removeprefix("torch."), trunk.device
-        self.batch_tokens = 1024 if trunk.device.type == "cpu" else 32768
+        self.batch_tokens = 32768 if trunk.device.type != "cpu" else 512 if trunk.dtype == torch.float32 else 1024
         self.overlong = "window"
         self.meaningless = meaningless
         self.fingerprint = fingerprint(

@@ -18,8 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from embedcache.encoders.attention import Group, Rotary, attend, equal_length_groups
-from embedcache.encoders.linear import MIN_ROWS, Linear
+from embedcache.encoders.linear import Linear
 from embedcache.memory import give_freed_pages_back
+
+ROW_STEP = 32
+"""Batches are brought to a multiple of this many rows: no product is ever below `linear.MIN_ROWS`, and the buffers and
+kernels of a few dozen shapes serve all batches, where every shape of its own would cost 14 MB of memory."""
 
 ReadTensor = Callable[[str], Tensor]
 """Returns one of our named parameters in float32 (see `parameter_shapes`)."""
@@ -89,14 +93,14 @@ class PackedBatch:
     lengths_B: Tensor
     groups: list[Group]
     tokens: int
-    """Real tokens; the rows after them are dummies that bring a tiny batch to `MIN_ROWS`."""
+    """Real tokens; the rows after them are dummies up to the next multiple of `ROW_STEP`."""
 
     @classmethod
     def of(cls, ids_T: NDArray[np.integer], lengths_B: NDArray[np.int64], device: torch.device) -> PackedBatch:
         """Lay out a batch; sequences of equal length should be neighbours."""
         tokens = len(ids_T)
-        missing = MIN_ROWS - tokens
-        if missing > 0:
+        missing = -tokens % ROW_STEP
+        if missing:
             ids_T = np.concatenate((ids_T, np.zeros(missing, np.int32)))
             lengths_B = np.append(lengths_B, missing)
         starts_B = np.cumsum(lengths_B) - lengths_B

@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from embedcache.sources.inputs import Records, open_source
-from embedcache.sources.metadata import Unmatched
 
-__all__ = ["Records", "Unmatched", "open_source"]
+__all__ = ["Records", "open_source"]

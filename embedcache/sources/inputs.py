@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from embedcache.errors import InputError
-from embedcache.records import ID, SEQUENCE, metadata_name
+from embedcache.records import ID, SEQUENCE, Unmatched, metadata_name
 from embedcache.sources.batches import Reader
 from embedcache.sources.delimited import NULLS
 from embedcache.sources.fasta import EXTENSIONS as FASTA_EXTENSIONS
 from embedcache.sources.fasta import Fasta
 from embedcache.sources.files import STDIN, InputFile, input_file
-from embedcache.sources.metadata import Join, Metadata, Unmatched
+from embedcache.sources.metadata import Join, Metadata
 from embedcache.sources.tables import Table, is_text, open_table
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet", ".pq")

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.dtypes import StringDType
 
-from embedcache.records import ID
+from embedcache.records import ID, Unmatched
 from embedcache.sources.tables import Table
 
 SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Unmatched:
-    """What a join left over in one full pass: how many records and rows had no partner, and the first of their ids."""
-
-    records: int
-    record_ids: tuple[str, ...]
-    metadata: int
-    metadata_ids: tuple[str, ...]
 
 
 class Metadata:
