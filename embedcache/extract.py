@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from embedcache.alphabet import KNOWN, Letters, digests, normalise
 from embedcache.commit import ShardLock, to_json, write_durably
 from embedcache.encoders.encoder import Budget, Encoder
-from embedcache.encoders.tokenizers import Tokens
 from embedcache.errors import EmbedcacheError, InputError, Interrupted, StoreError
 from embedcache.memory import give_freed_pages_back
 from embedcache.packing import truncate
@@ -37,6 +36,7 @@ from embedcache.progress import Progress
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.store import Commit, Layout
 from embedcache.throughput import Throughput, read_throughput
+from embedcache.tokens import Tokens
 
 
 def extract(source: Source, encoder: Encoder, output: str | Path, options: Options, progress: Progress) -> Throughput:

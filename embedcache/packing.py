@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcache.encoders.tokenizers import Tokens
+from embedcache.tokens import Tokens
 
 
 def pack(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:

@@ -8,10 +8,10 @@ import torch
 
 from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoders.loading import load_encoder
-from embedcache.encoders.tokenizers import Tokens
 from embedcache.errors import InputError, ModelError
 from embedcache.packing import cut_windows, pack, truncate
 from embedcache.pooling import pool
+from embedcache.tokens import Tokens
 
 
 def tokens_of(*lengths: int) -> Tokens:

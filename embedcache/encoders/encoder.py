@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters, normalise
 from embedcache.encoders.linear import matrix_rate
-from embedcache.encoders.tokenizers import Tokens
 from embedcache.errors import InputError, ModelError
 from embedcache.packing import cut_windows, pack, truncate
 from embedcache.pooling import POOLINGS, join_windows
+from embedcache.tokens import Tokens
 
 NUMERICS = 1
 """Raised whenever a change of ours alters any bit of any embedding; part of every fingerprint."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from embedcache.alphabet import DNA, PROTEIN, Letters
 from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, Readout, fingerprint
-from embedcache.encoders.tokenizers import Tokens
 from embedcache.errors import InputError, ModelError
+from embedcache.tokens import Tokens
 
 BASES, RESIDUES = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
 _MAX_K = {DNA: 8, PROTEIN: 3}

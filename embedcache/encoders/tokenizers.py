@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedcache.alphabet import DNA, PROTEIN, Letters, gather
+from embedcache.alphabet import DNA, PROTEIN, Letters
 from embedcache.errors import ModelError
+from embedcache.tokens import Tokens
 
 ESM_VOCABULARY = tuple(
     "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>".split()
@@ -30,30 +30,6 @@ NT_V1_VOCABULARY = (
     *("".join(kmer) for kmer in product("ATCG", repeat=6)),
     *("A", "T", "C", "G", "N", "<eos>", "<bos>"),
 )
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """n tokenized sequences end to end: `ids` (T,) integers and `offsets` (n+1,) int64; special tokens included."""
-
-    ids: NDArray[np.integer]
-    offsets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each sequence, (n,)."""
-        return np.diff(self.offsets)
-
-    def take(self, indices: NDArray[np.int64]) -> Tokens:
-        """The sequences at `indices`, in that order."""
-        positions, offsets = gather(self.offsets, indices)
-        return Tokens(self.ids[positions], offsets)
-
-    def __getitem__(self, index: int) -> NDArray[np.integer]:
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
 
 class VocabularyTokenizer:

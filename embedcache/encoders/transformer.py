@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters
 from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, Readout, fingerprint
-from embedcache.encoders.tokenizers import Tokens, VocabularyTokenizer
+from embedcache.encoders.tokenizers import VocabularyTokenizer
 from embedcache.encoders.trunk import PackedBatch, Trunk
 from embedcache.errors import InputError
 from embedcache.packing import pack
 from embedcache.pooling import pool
+from embedcache.tokens import Tokens
 
 
 class TransformerEncoder(Encoder):

@@ -1,0 +1,34 @@
+"""Tokenized sequences, end to end in one array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcache.alphabet import gather
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """n tokenized sequences end to end: `ids` (T,) integers and `offsets` (n+1,) int64; special tokens included."""
+
+    ids: NDArray[np.integer]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sequence, (n,)."""
+        return np.diff(self.offsets)
+
+    def take(self, indices: NDArray[np.int64]) -> Tokens:
+        """The sequences at `indices`, in that order."""
+        positions, offsets = gather(self.offsets, indices)
+        return Tokens(self.ids[positions], offsets)
+
+    def __getitem__(self, index: int) -> NDArray[np.integer]:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
