@@ -134,8 +134,8 @@ def extract(
     )
     progress = Progress(quiet=quiet)
     throughput = extract(source, encoder, output, options, progress)
-    for line in str(throughput).splitlines():
-        progress.say(f"done     {line}")
+    for number, line in enumerate(str(throughput).splitlines()):
+        progress.say(f"{'         ' if number else 'done     '}{line}")
     if throughput.overlong or throughput.set_aside:
         progress.say(
             f"         {throughput.overlong:,} rows were over the limit of {encoder.token_limit} tokens, "

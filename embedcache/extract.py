@@ -221,9 +221,9 @@ class _Run:
         self.throughput.compute_seconds += time.perf_counter() - start
         return values
 
-    def _encoded(self, tokens: int) -> None:
+    def _encoded(self, tokens: int, sequences: int) -> None:
         self.throughput.encoded_tokens += tokens
-        self.progress.advance(tokens)
+        self.progress.advance(tokens, sequences)
 
     def _set_aside(self, window: Window, bad: dict[int, str], values: NDArray[np.generic]) -> None:
         rows = [row for row, distinct in enumerate(window.distinct_of.tolist()) if distinct in bad] if bad else []
@@ -266,7 +266,6 @@ class _Run:
         else:
             self.writer.write_shard(values, part, commit)
             self.throughput.add(stop - start, window.counts, len(window.set_aside))
-        self.progress.rows_done(stop - start)
         window.lock.release()
 
     def _part(self, window: Window, start: int) -> pa.Table:

@@ -42,12 +42,15 @@ class Progress:
                 total=tokens, unit=f" {unit}", unit_scale=True, file=self._stream, dynamic_ncols=True, smoothing=0.1
             )
 
-    def advance(self, tokens: int) -> None:
-        """Some tokens are encoded."""
+    def advance(self, tokens: int, rows: int) -> None:
+        """Some rows, of so many tokens together, are encoded."""
         self._tokens += tokens
+        self._rows += rows
         if self._bar is not None:
             if self._tokens > self._total:  # the estimate was low
                 self._bar.total = self._tokens
+            rate = self._rows / (time.monotonic() - self._started)
+            self._bar.set_postfix_str(f"{rate:,.1f} rows/s", refresh=False)
             self._bar.update(tokens)
         elif time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
@@ -57,12 +60,6 @@ class Progress:
                 f"{self._tokens / max(self._total, 1):4.0%}  {self._tokens / seconds:,.0f} {self._unit}/s  "
                 f"{self._rows / seconds:,.1f} rows/s  {duration(left)} left"
             )
-
-    def rows_done(self, rows: int) -> None:
-        """Some rows are in the store for good."""
-        self._rows += rows
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{self._rows / (time.monotonic() - self._started):,.1f} rows/s")
 
     def stop(self) -> None:
         """End the bar."""

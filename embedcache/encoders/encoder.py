@@ -201,7 +201,7 @@ class Encoder(ABC):
         return out_ND
 
     def vectors(
-        self, tokens: Tokens, readout: Readout, budget: Budget, done: Callable[[int], None] | None = None
+        self, tokens: Tokens, readout: Readout, budget: Budget, done: Callable[[int, int], None] | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Encode n sequences batch by batch, by length; yields (rows, vectors) until every row was there once.
 
@@ -209,7 +209,7 @@ class Encoder(ABC):
         ----------
         tokens : n sequences; those over `token_limit` are encoded in windows of the full limit, a quarter overlapping.
         budget : tokens of a batch, halved when memory runs out.
-        done : called after each batch with the tokens it had.
+        done : called after each batch with the tokens and the sequences it had.
 
         Raises
         ------
@@ -241,7 +241,7 @@ class Encoder(ABC):
                 batches = [rest[part] for part in pack(windows.lengths[rest], budget.tokens)][::-1]
                 continue
             if done is not None:
-                done(int(windows.lengths[batch].sum()))
+                done(int(windows.lengths[batch].sum()), len(batch))
             plain = whole[batch]
             yield row_of_window[batch[plain]], vectors[plain]
             cut_WD.update(zip(batch[~plain].tolist(), vectors[~plain], strict=True))

@@ -91,11 +91,11 @@ class Linear:
 def matrix_rate(dtype: torch.dtype, device: torch.device, hidden: int = 1280) -> float:
     """Floating-point operations a second of this machine's matrix products at this precision, measured for 0.3 s.
 
-    The shape is that of an encoder's feed-forward layer, 1,024 tokens by `hidden` by 4 `hidden`, through `Linear`; the
-    median of the repeats is returned, so a busy moment does not count. Random values: zeros run faster.
+    The shape is that of an encoder's feed-forward layer, a batch of tokens by `hidden` by 4 `hidden`, through `Linear`;
+    the median of the repeats is returned, so a busy moment does not count. Random values: zeros run faster.
     """
     layer = Linear(torch.randn(4 * hidden, hidden), None, dtype, device)
-    x = torch.randn(1024, hidden).to(device, dtype)
+    x = torch.randn(1024 if device.type == "cpu" else 16384, hidden).to(device, dtype)
     operations = 2.0 * x.shape[0] * layer.shape[0] * layer.shape[1]
     times: list[float] = []
     with torch.inference_mode():
