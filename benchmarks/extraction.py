@@ -1,14 +1,14 @@
 """Extraction beside what a user would run today, on the same sequences and the same weights in one run.
 
 The encoder is the Nucleotide Transformer 500m at its real size with random weights, written once in the published
-format, so that transformers and sentence-transformers load the very files that we load. Peers, configured as their own
-documentation advises for a CPU:
+format, so that transformers and sentence-transformers load the very files that we load. Peers:
 
     plain loop              transformers' EsmModel, tokenizer padding, batches of 32 in input order, masked mean
-    sentence-transformers   ``encode(batch_size=32)``: sorts by length; float32, and bfloat16 by its ``model_kwargs``
+    sentence-transformers   ``encode(batch_size=32)``: sorts by length; float32, and bfloat16 by its ``model_kwargs``;
+                            its default torch backend (the ONNX and OpenVINO backends are not compared here)
 
-Rates are real tokens a second, padding not counted. The matrix rate of
-each precision is the better of two measurements, before and after.
+Rates are real tokens a second, padding not counted. The matrix rate of each precision is the better of two
+measurements, before and after.
 """
 
 from __future__ import annotations

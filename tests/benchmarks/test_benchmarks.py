@@ -27,9 +27,9 @@ def test_all_readers_return_the_same_rows(tmp_path: Path) -> None:
 
 def test_a_line_says_whether_it_reached_its_aim() -> None:
     assert Line("speed", 2.0, 1.5).reached
-    assert "BELOW" in str(Line("speed", 1.0, 1.5))
+    assert "NOT REACHED" in str(Line("speed", 1.0, 1.5))
     assert Line("gap", 1e-8, 1e-6, at_most=True).reached
-    assert "BELOW" in str(Line("gap", 1e-5, 1e-6, at_most=True))
+    assert "NOT REACHED" in str(Line("gap", 1e-5, 1e-6, at_most=True))
 
 
 @pytest.mark.slow
