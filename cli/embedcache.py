@@ -115,8 +115,8 @@ def extract(
     from embedcache.sources import open_source
 
     options = Options(
-        poolings=tuple(pool.split(",")),
-        layers=tuple(layer.split(",")),
+        poolings=tuple(word.strip() for word in pool.split(",")),
+        layers=tuple(word.strip() for word in layer.split(",")),
         dtype=dtype,
         batch_tokens=batch_tokens,
         overlong=overlong,
@@ -149,12 +149,17 @@ def extract(
 def info(store: str) -> None:
     """Print what a store holds and how it was made."""
     from embedcache.progress import size
+    from embedcache.status import store_status
     from embedcache.store import open_store
     from embedcache.throughput import read_throughput
 
-    opened = open_store(store)
+    opened = open_store(store, partial=True)
+    state = store_status(store)
     encoder, layout = opened.attrs["encoder"], opened.layout
     click.echo(f"{opened.path}")
+    if not state.complete:
+        doing = "being written" if state.running else "not finished: run the same extraction again"
+        click.echo(f"  CAUTION     {doing}; {state.shards_done} of {state.shards} shards are there")
     click.echo(f"  rows        {len(opened):,} from {opened.attrs['input']}")
     click.echo(f"  values      {opened.dim:,} {opened.dtype} a row, {size(layout.rows * layout.row_bytes)} in "
                f"{layout.shards} shards of {layout.shard_rows:,} rows")  # fmt: skip
@@ -174,8 +179,9 @@ def info(store: str) -> None:
         if name in opened.column_names:
             click.echo(f"  {name:<11} {_values(opened, name)}")
     if len(opened.quarantined):
-        ids = ", ".join(opened.ids[opened.quarantined[:5]])
-        click.echo(f"  set aside   {len(opened.quarantined):,} rows without an embedding: {ids}...")
+        ids = ", ".join(opened.column("id").take(opened.quarantined[:5]).to_pylist())
+        more = "..." if len(opened.quarantined) > 5 else ""
+        click.echo(f"  set aside   {len(opened.quarantined):,} rows without an embedding: {ids}{more}")
     for run_ in read_throughput(store):
         click.echo(f"  run         {run_['started_at_utc']} on {run_['host']}: {run_['rows']:,} rows in "
                    f"{run_['seconds']:,.1f} s, {run_['tokens_per_second']:,.0f} {run_['unit']}/s")  # fmt: skip
@@ -207,7 +213,13 @@ def status(store: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("store", type=click.Path())
-@click.option("--recompute", default=0, show_default=True, help="Encode this many random rows again and compare.")
+@click.option(
+    "--recompute",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Encode this many random rows again and compare.",
+)
 @click.option(
     "--model", help="Encoder for --recompute, where the recorded one is not to be found. Same forms as extract."
 )

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,10 @@ from embedcache.errors import InputError
 
 DNA = "dna"
 PROTEIN = "protein"
-KNOWN = {DNA: b"ACGTN", PROTEIN: b"ACDEFGHIKLMNPQRSTVWYXBUZO.-*"}
-"""Letters that the encoders of an alphabet have a token for; `*` is a stop that proteins may end with."""
+KNOWN = {DNA: b"ACGTN", PROTEIN: b"ACDEFGHIKLMNPQRSTVWYXBUZO.-"}
+"""Letters that the encoders of an alphabet have a token for."""
+_SLICE = 1 << 22
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 _IUPAC_DNA = b"ACGTUNRYSWKMBDHV.-"
 _COMPLEMENT = bytes.maketrans(b"ACGTURYSWKMBDHVN", b"TGCAAYRSWMKVHDBN")
 
@@ -37,8 +40,12 @@ class Letters:
         return np.diff(self.offsets)
 
     @classmethod
-    def of(cls, sequences: Iterable[str] | pa.Array) -> Letters:
+    def of(cls, sequences: Iterable[str] | pa.Array | pa.ChunkedArray) -> Letters:
         """Take the letters of strings, or of an Arrow string array without copying."""
+        if isinstance(sequences, str):
+            raise TypeError("give a list of sequences, not one string")
+        if isinstance(sequences, pa.ChunkedArray):
+            sequences = sequences.combine_chunks()
         if not isinstance(sequences, pa.Array):
             encoded = [sequence.encode("latin-1", "replace") for sequence in sequences]
             offsets = np.zeros(len(encoded) + 1, np.int64)
@@ -51,19 +58,26 @@ class Letters:
         letters = np.frombuffer(data, np.uint8, stop - start, start) if stop > start else np.empty(0, np.uint8)
         return cls(letters, offsets - start)
 
+    def __getitem__(self, rows: slice) -> Letters:
+        """Neighbouring sequences, without copying."""
+        first, last, _ = rows.indices(len(self))
+        start, stop = self.offsets[first], self.offsets[max(first, last)]
+        return Letters(self.bytes_[start:stop], self.offsets[first : last + 1] - start)
+
     def take(self, indices: NDArray[np.int64]) -> Letters:
         """The sequences at `indices`, in that order."""
-        positions, offsets = gather(self.offsets, indices)
-        return Letters(self.bytes_[positions], offsets)
+        return Letters(*take_runs(self.bytes_, self.offsets, indices))
 
 
-def gather(offsets: NDArray[np.int64], indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the elements of some runs of a flat array, and the offsets of the runs once gathered."""
-    starts, lengths = offsets[indices], offsets[indices + 1] - offsets[indices]
-    gathered = np.zeros(len(indices) + 1, np.int64)
-    np.cumsum(lengths, out=gathered[1:])
-    positions = np.arange(gathered[-1]) + np.repeat(starts - gathered[:-1], lengths)
-    return positions, gathered
+def take_runs(
+    flat: NDArray[_Scalar], offsets: NDArray[np.int64], indices: NDArray[np.int64]
+) -> tuple[NDArray[_Scalar], NDArray[np.int64]]:
+    """Runs of a flat array by index: their elements end to end, and the new offsets."""
+    taken = np.zeros(len(indices) + 1, np.int64)
+    np.cumsum(offsets[indices + 1] - offsets[indices], out=taken[1:])
+    starts, stops = offsets[indices].tolist(), offsets[indices + 1].tolist()
+    runs = [flat[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    return np.concatenate(runs) if runs else flat[:0], taken
 
 
 def _table(alphabet: str) -> NDArray[np.uint8]:
@@ -95,7 +109,8 @@ class LetterCounts:
 
     def add(self, letters: Letters) -> None:
         """Count more letters."""
-        self.counts += np.bincount(letters.bytes_, minlength=256)
+        for start in range(0, len(letters.bytes_), _SLICE):  # bincount widens what it counts to 8 bytes a letter
+            self.counts += np.bincount(letters.bytes_[start : start + _SLICE], minlength=256)
 
     def outside(self, alphabet: str) -> dict[str, int]:
         """Letters that the alphabet has no token for, with how often they occur."""
@@ -105,8 +120,9 @@ class LetterCounts:
     def check(self, alphabet: str, encoder: str) -> None:
         """Refuse an input that looks like the other alphabet.
 
-        Every letter of DNA is also an amino acid, so a protein encoder would take DNA without a word: input of nothing
-        but A, C, G, T, U and N is refused. For DNA, more than one letter in ten outside the IUPAC codes is refused.
+        Every letter of DNA is also an amino acid, so a protein encoder would take DNA without a word: input that is to
+        nine tenths A, C, G, T, U and N (a quarter in proteins) is refused. For DNA, more than one letter in ten outside the
+        IUPAC codes is refused.
 
         Raises
         ------
@@ -114,9 +130,10 @@ class LetterCounts:
         """
         upper = np.bincount(_TABLES[PROTEIN], weights=self.counts, minlength=256)
         total = upper.sum()
-        if alphabet == PROTEIN and total and upper[list(b"ACGTUN")].sum() == total:
+        bases = upper[list(b"ACGTUN")].sum()
+        if alphabet == PROTEIN and bases > 0.9 * total:
             raise InputError(
-                f"the input holds only the letters A, C, G, T, U and N, so it looks like DNA or RNA, but {encoder} "
+                f"{bases / total:.0%} of the input's letters are A, C, G, T, U or N, so it looks like DNA, but {encoder} "
                 "encodes proteins: translate it first, take a DNA encoder, or insist with --any-alphabet"
             )
         foreign = total - upper[list(_IUPAC_DNA)].sum()
@@ -133,14 +150,15 @@ def digests(letters: Letters, alphabet: str) -> tuple[list[bytes], list[bytes | 
 
     blake2b of 16 bytes: equal digests mean equal sequences for all practical purposes.
     """
-    blob, offsets = letters.bytes_.tobytes(), letters.offsets.tolist()
-    plain = [_digest(blob[start:stop]) for start, stop in pairwise(offsets)]
-    if alphabet != DNA:
-        return plain, [None] * len(plain)
-    reverse = blob.translate(_COMPLEMENT)[::-1]
-    total = len(blob)
-    strands = (_digest(reverse[total - stop : total - start]) for start, stop in pairwise(offsets))
-    return plain, [min(one, other) for one, other in zip(plain, strands, strict=True)]
+    plain: list[bytes] = []
+    canonical: list[bytes | None] = []
+    view = memoryview(letters.bytes_.data)
+    for start, stop in pairwise(letters.offsets.tolist()):
+        sequence = bytes(view[start:stop])
+        plain.append(_digest(sequence))
+        strand = min(plain[-1], _digest(sequence.translate(_COMPLEMENT)[::-1])) if alphabet == DNA else None
+        canonical.append(strand)
+    return plain, canonical
 
 
 def _digest(sequence: bytes) -> bytes:

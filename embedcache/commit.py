@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -95,12 +96,14 @@ def create_store(path: str | Path, layout: Layout, attributes: dict[str, Any]) -
 
     Raises `StoreError` if something is there already, or the folder cannot be written.
     """
-    root = Path(path)
+    root = Path(path).resolve()
     creating = root.with_name(f"{root.name}.creating-{os.getpid()}")
     paths = StorePaths(creating)
     if root.exists():
         raise StoreError(f"{root} has just been made by another process: run the same command again to join in")
     try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        sweep_leftovers(root)
         paths.array.mkdir(parents=True)
         for folder in ("c", "rows", "commit"):
             (paths.array / folder).mkdir()
@@ -109,7 +112,7 @@ def create_store(path: str | Path, layout: Layout, attributes: dict[str, Any]) -
         creating.rename(root)
         fsync_folder(root.parent)
     except OSError as error:
-        raise StoreError(f"cannot make the store {root}: {error.strerror or error}") from None
+        raise StoreError(f"cannot make the store {root}: {error.strerror or error} ({error.filename})") from None
     finally:
         shutil.rmtree(creating, ignore_errors=True)
 
@@ -117,13 +120,32 @@ def create_store(path: str | Path, layout: Layout, attributes: dict[str, Any]) -
 def remove_store(path: str | Path) -> None:
     """Remove a store, first renaming it so that a kill leaves no half a store under its name.
 
-    Raises `StoreError` if `path` is not a store: nothing else is ever deleted.
+    Raises `StoreError` if `path` is not a store (nothing else is ever deleted), if a process is writing it, or if it may
+    not be removed.
     """
     read_attributes(path)
-    root = Path(path)
+    root = Path(path).resolve()
+    if is_being_written(root):
+        raise StoreError(f"another process is writing {path}: stop it before you --restart")
     doomed = root.with_name(f"{root.name}.removing-{os.getpid()}")
-    root.rename(doomed)
-    shutil.rmtree(doomed)
+    try:
+        root.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be removed: {error.strerror or error} ({error.filename})") from None
+
+
+def is_being_written(path: str | Path) -> bool:
+    """Whether a living process holds a shard of the store."""
+    return any(ShardLock.is_held(lock) for lock in (StorePaths(path).array / "commit").glob("*.lock"))
+
+
+def sweep_leftovers(root: Path) -> None:
+    """Remove what killed processes left beside a store while they made or removed it."""
+    for folder in [*root.parent.glob(f"{root.name}.creating-*"), *root.parent.glob(f"{root.name}.removing-*")]:
+        owner = folder.name.rsplit("-", 1)[1]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class ShardLock:
@@ -135,20 +157,30 @@ class ShardLock:
 
     def acquire(self) -> bool:
         """Take the lock; False if another process holds it."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+        for attempt in range(4):
+            time.sleep(0.02 * attempt)  # somebody may only be looking whether the lock is held
+            try:
+                descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise StoreError(f"{self._file.parent} cannot be written: {error.strerror}") from None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 os.close(descriptor)
-                return False
+                continue
+            except OSError as error:
+                os.close(descriptor)
+                raise StoreError(
+                    f"the file system of {self._file.parent} has no file locks ({error.strerror}): write to a local "
+                    "disk and copy the store, or mount the file system with locks (Lustre: -o flock)"
+                ) from None
             # The holder before us unlinks the file: a lock on an unlinked file would exclude nobody.
             with suppress(FileNotFoundError):
                 if os.fstat(descriptor).st_ino == self._file.stat().st_ino:
                     self._descriptor = descriptor
                     return True
             os.close(descriptor)
+        return False
 
     def release(self) -> None:
         """Give the lock back and remove its file."""
@@ -165,9 +197,11 @@ class ShardLock:
         except OSError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
         else:
             return False
         finally:
@@ -190,8 +224,14 @@ class StoreWriter:
             write_durably(self.paths.group, [to_json(group_metadata(attributes))])
         self.layout, self.attributes = layout, attributes
 
+    def finish_metadata(self) -> None:
+        """Take back the mark that says that rows parts are being rewritten."""
+        self.update(self.layout, {key: value for key, value in self.attributes.items() if key != "metadata_pending"})
+
     def commit_of(self, shard: int) -> Commit | None:
-        """The commit record of a shard as it stands on disk now."""
+        """The commit record of a shard as it stands on disk now; raises `StoreError` if the store was replaced."""
+        if read_attributes(self.paths.root)["fingerprint"] != self.attributes["fingerprint"]:
+            raise StoreError(f"{self.paths.root} has been replaced by another run since this one began")
         return read_commit(self.paths.root, shard)
 
     @contextmanager
@@ -239,6 +279,7 @@ class StoreWriter:
         record = Commit(
             **{
                 **commit.__dict__,
+                "fingerprint": self.attributes["fingerprint"],
                 "payload_bytes": payload_bytes,
                 "payload_crc32c": payload_crc32c,
                 "part_bytes": len(encoded),

@@ -29,12 +29,12 @@ from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.errors import EmbedcacheError, InputError, Interrupted, StoreError
 from embedcache.memory import give_freed_pages_back
 from embedcache.packing import truncate
-from embedcache.plan import slices
+from embedcache.plan import digest_of, slices
 from embedcache.prefetch import prefetched
 from embedcache.preflight import Options, Preflight, prepare
 from embedcache.progress import Progress
 from embedcache.records import ID, SEQUENCE, Source
-from embedcache.store import Commit, Layout
+from embedcache.store import CHUNK_ROWS, Commit, Layout
 from embedcache.throughput import Throughput, read_throughput
 from embedcache.tokens import Tokens
 
@@ -68,8 +68,9 @@ def extract(source: Source, encoder: Encoder, output: str | Path, options: Optio
             if throughput.rows:
                 runs = [*read_throughput(output), throughput.to_dict()]
                 write_durably(preflight.writer.paths.throughput, [to_json(runs)])
-    if stop.is_set():
+    if stop.is_set() and not run.finished:
         raise Interrupted("stopped on request after a whole shard: run the same command again to go on")
+    preflight.writer.finish_metadata()
     if run.busy:
         raise StoreError(
             f"another process is writing shard {run.busy[0]} of {output}: everything else is done; run the same command "
@@ -114,6 +115,7 @@ class _Run:
         self.layout: Layout = preflight.layout
         self.budget = Budget(options.batch_tokens or encoder.batch_tokens)
         self.busy: list[int] = []
+        self.finished = False
         self._held: list[ShardLock] = []
 
     def shards(self, stop: threading.Event) -> None:
@@ -128,6 +130,8 @@ class _Run:
                     written = pool.submit(self.write, window, values)
                     if stop.is_set():
                         break
+                else:
+                    self.finished = True
                 self._wait_for(written)
                 self.throughput.tokenizer_seconds = windows.waited
         except KeyboardInterrupt:
@@ -148,7 +152,11 @@ class _Run:
 
     def windows(self) -> Iterator[Window]:
         """Read the input again, and prepare the shards that are to be done; runs in the reading thread."""
+        shard = -1
         for shard, records in enumerate(slices(self.source, self.layout.shard_rows)):
+            start, stop = self.layout.bounds(shard)
+            if len(records) != stop - start:
+                raise self._changed()
             commit = self.preflight.todo.get(shard)
             if commit is None:
                 continue
@@ -162,8 +170,19 @@ class _Run:
                 continue
             self.writer.sweep(shard)
             yield self._prepare(shard, records, lock, encode=commit.encode)
+        if shard + 1 != self.layout.shards:
+            raise self._changed()
+
+    def _changed(self) -> InputError:
+        return InputError(
+            f"{self.source.name} has changed while it was read: run the same command again once it is finished"
+        )
 
     def _prepare(self, shard: int, records: pa.RecordBatch, lock: ShardLock, encode: bool) -> Window:
+        units = [records.slice(start, CHUNK_ROWS) for start in range(0, len(records), CHUNK_ROWS)]
+        first, last = self.preflight.units(shard)
+        if [digest_of(u.column(ID), u.column(SEQUENCE)) for u in units] != self.preflight.plan.units[first:last]:
+            raise self._changed()
         letters = normalise(Letters.of(records.column(SEQUENCE)), self.encoder.alphabet)
         plain, canonical = digests(letters, self.encoder.alphabet)
         window = Window(shard, records, lock, letters, plain, canonical)
@@ -189,16 +208,9 @@ class _Run:
         policy = self.preflight.overlong
         if limit is None or policy == "window" or not (tokens.lengths > limit).any():
             return tokens
-        rows = np.flatnonzero(window.n_tokens > limit)
-        if policy == "error":
-            row = int(rows[0])
-            place = self.source.locate([window.shard * self.layout.shard_rows + row])[0]
-            raise InputError(
-                f"'{window.records.column(ID)[row]}' at {place} has {int(window.n_tokens[row]):,} tokens, "
-                f"{self.encoder.name} takes {limit:,}: choose --overlong window, truncate or skip"
-            )
         if policy == "skip":
-            window.set_aside = rows.tolist()
+            window.set_aside = np.flatnonzero(window.n_tokens > limit).tolist()
+            return truncate(tokens, limit, self.encoder.special, keep=sum(self.encoder.special) + 1)
         return truncate(tokens, limit, self.encoder.special)
 
     def encode(self, window: Window) -> NDArray[np.generic] | None:
@@ -230,10 +242,10 @@ class _Run:
         if rows and self.options.on_bad_row == "stop":
             row = rows[0]
             place = self.source.locate([window.shard * self.layout.shard_rows + row])[0]
-            raise EmbedcacheError(
-                f"the embedding of '{window.records.column(ID)[row]}' ({place}) is {bad[int(window.distinct_of[row])]}: "
-                "store float32, or go on without such rows with --on-bad-row quarantine"
-            )
+            why = bad[int(window.distinct_of[row])]
+            way_out = "go on without such rows with --on-bad-row quarantine"
+            way_out = f"store --dtype float32, or {way_out}" if why.startswith("beyond") else way_out
+            raise EmbedcacheError(f"the embedding of '{window.records.column(ID)[row]}' ({place}) is {why}: {way_out}")
         window.set_aside = sorted({*window.set_aside, *rows})
         values[window.set_aside] = np.nan
 

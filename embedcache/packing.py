@@ -68,13 +68,13 @@ def cut_windows(tokens: Tokens, limit: int | None, special: tuple[int, int]) -> 
     return Tokens(np.concatenate(pieces), offsets), counts
 
 
-def truncate(tokens: Tokens, limit: int | None, special: tuple[int, int]) -> Tokens:
-    """Cut every sequence to at most `limit` tokens, keeping the special tokens at its end."""
+def truncate(tokens: Tokens, limit: int | None, special: tuple[int, int], keep: int | None = None) -> Tokens:
+    """Cut every sequence over `limit` tokens to `keep` (by default `limit`), keeping the special tokens at its end."""
     if limit is None or not (tokens.lengths > limit).any():
         return tokens
-    end = special[1]
+    end, keep = special[1], keep or limit
     pieces = [
-        ids if len(ids) <= limit else np.concatenate((ids[: limit - end], ids[len(ids) - end :]))
+        ids if len(ids) <= limit else np.concatenate((ids[: keep - end], ids[len(ids) - end :]))
         for ids in (tokens[row] for row in range(len(tokens)))
     ]
     offsets = np.zeros(len(pieces) + 1, np.int64)

@@ -21,9 +21,9 @@ from embedcache.errors import InputError
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.store import CHUNK_ROWS
 
-_SAMPLE = 2048
+_SAMPLE, _SAMPLE_LETTERS = 2048, 2_000_000
 _INTEGER = r"^-?(0|[1-9]\d{0,17})$"
-_NUMBER = r"^-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?$"
+_NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d*)?([eE][+-]?\d+)?$"
 
 
 @dataclass
@@ -42,6 +42,15 @@ class Plan:
     """Names and types of the metadata columns."""
     sample: list[str] = field(default_factory=list)
     """The first sequences, to estimate tokens from."""
+
+    def sample_from(self, sequences: pa.Array) -> None:
+        """Keep the first sequences, of long ones no more than two million letters together."""
+        room = _SAMPLE_LETTERS - sum(map(len, self.sample))
+        for sequence in sequences.slice(0, max(0, _SAMPLE - len(self.sample))):
+            if room <= 0:
+                return
+            self.sample.append(sequence.as_py()[:room])
+            room -= len(self.sample[-1])
 
     @property
     def total_letters(self) -> int:
@@ -98,12 +107,11 @@ def make_plan(source: Source) -> Plan:
         plan.rows += len(unit)
         plan.letters.add(letters)
         plan.unit_letters.append(len(letters.bytes_))
-        plan.units.append(_digest(ids, sequences))
-        plan.metadata_units.append(_digest(*(unit.column(name) for name in source.columns)))
+        plan.units.append(digest_of(ids, sequences))
+        plan.metadata_units.append(digest_of(*(unit.column(name) for name in source.columns)))
         for name in source.columns:
             types[name].see(unit.column(name))
-        if len(plan.sample) < _SAMPLE:
-            plan.sample += sequences.slice(0, _SAMPLE - len(plan.sample)).to_pylist()
+        plan.sample_from(sequences)
         hashes.extend(map(hash, ids.to_pylist()))
     if not plan.rows:
         raise InputError(f"{source.name} holds no records")
@@ -112,7 +120,7 @@ def make_plan(source: Source) -> Plan:
     return plan
 
 
-def _digest(*columns: pa.Array) -> bytes:
+def digest_of(*columns: pa.Array) -> bytes:
     """sha256 over the values of string columns; other types by their written form."""
     total = hashlib.sha256()
     for column in columns:
@@ -125,7 +133,7 @@ def _digest(*columns: pa.Array) -> bytes:
 
 
 def _castable(kind: pa.DataType) -> bool:
-    return not pa.types.is_nested(kind)
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 class _NarrowestType:
@@ -140,10 +148,13 @@ class _NarrowestType:
         present = column.drop_null()
         if len(present):
             if self._text:
+                distinct = pc.unique(present)
                 self._candidates = [
                     (pattern, kind)
                     for pattern, kind in self._candidates
-                    if pc.all(pc.match_substring_regex(present, pattern)).as_py()
+                    if pc.all(pc.match_substring_regex(distinct, pattern)).as_py()
+                    # 1.1 and 1.10 are one number, but may be two versions: where words would merge, they stay words
+                    and len(pc.unique(distinct.cast(kind))) == len(distinct)
                 ]
             self._seen = column.type
 

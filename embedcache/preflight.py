@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache import __version__
-from embedcache.alphabet import Letters, normalise
+from embedcache.alphabet import Letters, digests, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store
 from embedcache.encoders.encoder import Encoder, Readout, fingerprint
 from embedcache.errors import InputError, StoreError
@@ -30,6 +30,7 @@ from embedcache.store import (
     FORMAT_VERSION,
     Commit,
     Layout,
+    StorePaths,
     read_attributes,
     read_commits,
     read_layout,
@@ -111,7 +112,10 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     plan = make_plan(source)
     if not options.any_alphabet:
         plan.letters.check(encoder.alphabet, encoder.name)
+    if overlong == "error":
+        _check_lengths(source, encoder)
     tokens, seconds = _estimate(plan, encoder)
+    plan.sample.clear()
     layout = Layout(plan.rows, readout.dim, options.dtype, _shard_rows(plan, readout, options, seconds))
     todo: dict[int, Todo] = {shard: Todo(True, None) for shard in range(layout.shards)}
     if there:
@@ -128,8 +132,9 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     attributes = _attributes(source, encoder, readout, identity, overlong, plan, layout, options)
     if options.restart and output.exists():
         remove_store(output)
+    if any(not task.encode for task in todo.values()):
+        attributes["metadata_pending"] = True
     if not there:
-        output.parent.mkdir(parents=True, exist_ok=True)
         create_store(output, layout, attributes)
     writer = StoreWriter(output)
     writer.update(layout, attributes)
@@ -144,6 +149,25 @@ def _overlong(encoder: Encoder, options: Options) -> str:
     if policy == "window" and encoder.overlong == "error":
         raise InputError(f"windows of {encoder.name} cannot be averaged: take --overlong truncate, skip or error")
     return policy
+
+
+def _check_lengths(source: Source, encoder: Encoder) -> None:
+    """Raise for the first sequence over the encoder's limit, before anything is encoded."""
+    limit, row = encoder.token_limit, 0
+    if limit is None:
+        return
+    for unit in slices(source, CHUNK_ROWS):
+        lengths = encoder.tokenize(normalise(Letters.of(unit.column(SEQUENCE)), encoder.alphabet)).lengths
+        long = np.flatnonzero(lengths > limit)
+        if len(long):
+            first = int(long[0])
+            policies = "truncate or skip" if encoder.overlong == "error" else "window, truncate or skip"
+            place = source.locate([row + first])[0]
+            raise InputError(
+                f"'{unit.column(ID)[first]}' at {place} has {int(lengths[first]):,} {encoder.unit}, "
+                f"{encoder.name} takes {limit:,}: choose --overlong {policies}"
+            )
+        row += len(unit)
 
 
 def _check_same_encoding(
@@ -162,6 +186,10 @@ def _check_same_encoding(
     ]
     if attributes["fingerprint"] == identity:
         pairs = pairs[5:]
+    elif had["fingerprint"] == encoder.fingerprint:
+        pairs = pairs[2:]  # the same encoder under another name
+    elif had["name"] == encoder.name:
+        pairs.insert(1, ("seed of the random weights", had.get("seed"), encoder.origin.seed))
     for what, before, now in pairs:
         if before != now:
             raise StoreError(
@@ -209,11 +237,13 @@ def _compare(
     output: Path,
 ) -> dict[int, Todo]:
     """Tell the shards to do from the commit records; raises `StoreError` if committed sequences have changed."""
-    if layout.rows < before.rows:
+    encoded = before.rows if len(commits) == before.shards else sum(commit.rows for commit in commits.values())
+    if layout.rows < encoded:
         raise StoreError(
-            f"{output} was made from {before.rows:,} records, the input now has {layout.rows:,}: give another --output, "
+            f"{output} was made from {encoded:,} records, the input now has {layout.rows:,}: give another --output, "
             "or --restart to begin it anew"
         )
+    paths, identity = StorePaths(output), read_attributes(output)["fingerprint"]
     todo: dict[int, Todo] = {}
     for shard in range(layout.shards):
         commit = commits.get(shard)
@@ -221,6 +251,8 @@ def _compare(
         start, stop = layout.bounds(shard)
         if commit is None:
             todo[shard] = Todo(True, None)
+        elif commit.fingerprint != identity or not _files_are_there(paths, layout, commit):
+            todo[shard] = Todo(True, commit)
         elif commit.rows == stop - start and commit.digest == plan.digest(first, last):
             if commit.metadata_digest != plan.metadata_digest(first, last):
                 todo[shard] = Todo(False, commit)
@@ -234,12 +266,19 @@ def _compare(
     return todo
 
 
+def _files_are_there(paths: StorePaths, layout: Layout, commit: Commit) -> bool:
+    """Whether a committed shard's files still have the sizes they were written with."""
+    sizes = {
+        paths.shard(commit.shard): commit.payload_bytes + layout.index_bytes,
+        paths.part(commit.shard): commit.part_bytes,
+    }
+    return all(file.exists() and file.stat().st_size == size for file, size in sizes.items())
+
+
 def _begins_like(source: Source, encoder: Encoder, layout: Layout, shard: int, commit: Commit, output: Path) -> bool:
     """Whether the first records of a shard that has grown are the ones that were encoded, by id and digest."""
-    from embedcache.alphabet import digests
-    from embedcache.store import StorePaths
-
-    old = pq.read_table(StorePaths(output).part(shard), columns=[ID, "digest"])
+    # A kill between the part and its record leaves a part that is longer than the record says.
+    old = pq.read_table(StorePaths(output).part(shard), columns=[ID, "digest"]).slice(0, commit.rows)
     for number, records in enumerate(slices(source, layout.shard_rows)):
         if number == shard:
             head = records.slice(0, commit.rows)
@@ -265,8 +304,11 @@ def _report(
     progress.say(f"input    {source.name}: {plan.rows:,} records, {plan.total_letters:,} letters")
     if outside:
         most = sorted(outside.items(), key=lambda item: -item[1])[:6]
+        fate = (
+            "token of their own and are encoded as unknown" if encoder.unit == "tokens" else "column and are left out"
+        )
         progress.say(
-            f"         {sum(outside.values()):,} letters have no token of their own and are encoded as unknown: "
+            f"         {sum(outside.values()):,} letters have no {fate}: "
             + ", ".join(f"{letter} {count:,}" for letter, count in most)
         )
     if left is not None and (left.records or left.metadata):

@@ -183,6 +183,7 @@ class DecodedRows:
             self._array = zarr.open_array(str(array), mode="r")
         except Exception as error:  # zarr raises many kinds for a damaged or unknown array
             raise StoreError(f"{array} cannot be read by zarr-python: {error}") from None
+        self._path = array
         self.shape: tuple[int, int] = self._array.shape
         self.dtype: np.dtype[np.generic] = self._array.dtype
 
@@ -190,13 +191,16 @@ class DecodedRows:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> NDArray[np.generic]:
-        return np.asarray(self._array[key] if isinstance(key, int | slice | tuple) else self._array.oindex[key])
+        try:
+            return np.asarray(self._array[key] if isinstance(key, int | slice | tuple) else self._array.oindex[key])
+        except ValueError as error:
+            raise StoreError(f"{self._path} is damaged ({error}); see `embedcache verify`") from None
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
-        return np.asarray(self._array[:], dtype)
+        return np.asarray(self[:], dtype)
 
     def take(self, indices: NDArray[np.integer], out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
         """Gather rows by index, 0 <= index < N, into `out` (n, D) if it is given; each shard is decoded once."""
         distinct, inverse = np.unique(indices, return_inverse=True)
-        rows = np.asarray(self._array.oindex[distinct])
+        rows = self[distinct]
         return np.take(rows, inverse, axis=0, out=out, mode="clip")

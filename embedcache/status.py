@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embedcache.commit import ShardLock
-from embedcache.store import StorePaths, read_attributes, read_commits, read_layout
+from embedcache.commit import is_being_written
+from embedcache.store import is_committed, read_attributes, read_commits, read_layout
 from embedcache.throughput import read_throughput
 
 
@@ -38,9 +38,8 @@ def store_status(path: str | Path) -> Status:
     done = [
         commits[shard]
         for shard in range(layout.shards)
-        if shard in commits and commits[shard].rows == layout.bounds(shard)[1] - layout.bounds(shard)[0]
+        if is_committed(layout, commits.get(shard), shard, attributes["fingerprint"])
     ]
-    locks = (StorePaths(path).array / "commit").glob("*.lock")
     return Status(
         store=str(path),
         encoder=attributes["encoder"]["name"],
@@ -48,8 +47,8 @@ def store_status(path: str | Path) -> Status:
         rows_done=sum(commit.rows for commit in done),
         shards=layout.shards,
         shards_done=len(done),
-        complete=len(done) == layout.shards,
-        running=any(ShardLock.is_held(lock) for lock in locks),
+        complete=len(done) == layout.shards and not attributes.get("metadata_pending"),
+        running=is_being_written(path),
         quarantined=sum(len(commit.quarantined) for commit in done),
         tokens_done=sum(commit.encoded.get("tokens", 0) for commit in done),
         runs=read_throughput(path),

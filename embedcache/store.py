@@ -52,6 +52,11 @@ class Layout:
         """Bytes of one row."""
         return self.dim * np.dtype(self.dtype).itemsize
 
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index at the end of a shard: 16 an inner chunk, 4 of checksum."""
+        return 16 * (self.shard_rows // CHUNK_ROWS) + 4
+
     def bounds(self, shard: int) -> tuple[int, int]:
         """First row of a shard and the row after its last."""
         return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows)
@@ -116,6 +121,8 @@ class Commit:
     """Rows set aside because the encoder gave no finite value (`--on-bad-row quarantine`); they read as NaN."""
     environment: dict[str, str] = field(default_factory=dict)
     """Torch version, instruction set and device that computed the shard."""
+    fingerprint: str = ""
+    """Of the writer's store: a record that another encoder wrote does not count."""
     encoded: dict[str, int] = field(default_factory=dict)
     """Counts of the shard: tokens, records over the length limit, letters outside the alphabet."""
 
@@ -160,8 +167,10 @@ def read_attributes(path: str | Path) -> dict[str, Any]:
         group = json.loads(paths.group.read_bytes())
         attributes: dict[str, Any] = group["attributes"]
         version = attributes["format_version"]
-        if attributes["format"] != FORMAT:
+        if attributes["format"] != FORMAT or not {"fingerprint", "encoder", "blocks"} <= set(attributes):
             raise KeyError("format")
+    except PermissionError:
+        raise StoreError(f"{paths.root} may not be read by you: ask its owner for read permission") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise StoreError(
             f"{paths.root} is not an embedcache store: its zarr.json is missing, damaged or another program's"
@@ -200,9 +209,15 @@ def read_commit(path: str | Path, shard: int) -> Commit | None:
 def read_commits(path: str | Path) -> dict[int, Commit]:
     """Read all commit records, by shard number."""
     folder = StorePaths(path).array / "commit"
-    numbers = sorted(int(file.stem) for file in folder.glob("*.json")) if folder.exists() else []
+    numbers = sorted(int(file.stem) for file in folder.glob(f"{'[0-9]' * 8}.json")) if folder.exists() else []
     commits = ((number, read_commit(path, number)) for number in numbers)
     return {number: commit for number, commit in commits if commit is not None}
+
+
+def is_committed(layout: Layout, commit: Commit | None, shard: int, fingerprint: str) -> bool:
+    """Whether a shard is there whole: its record has all its rows, and was written by the store's own encoder."""
+    start, stop = layout.bounds(shard)
+    return commit is not None and commit.rows == stop - start and commit.fingerprint == fingerprint
 
 
 def open_store(path: str | Path, *, partial: bool = False) -> Store:
@@ -240,12 +255,15 @@ class Store:
                 f"{self.path} is not finished: {done} of {self.layout.shards} shards are there. Run the same extraction "
                 "again to finish it, or open it with open_store(path, partial=True)"
             )
+        if self.attrs.get("metadata_pending") and not partial:
+            raise StoreError(
+                f"the metadata of {self.path} is being rewritten, or was when the run was stopped: run the same extraction "
+                "again to finish it, or open it with open_store(path, partial=True)"
+            )
         self._missing = frozenset(missing)
 
     def _is_committed(self, shard: int) -> bool:
-        start, stop = self.layout.bounds(shard)
-        commit = self._commits.get(shard)
-        return commit is not None and commit.rows == stop - start
+        return is_committed(self.layout, self._commits.get(shard), shard, self.fingerprint)
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -360,14 +378,19 @@ class Store:
 
         Parameters
         ----------
-        indices : (n,) integers, -N <= index < N, in any order, repeats allowed.
+        indices : (n,) integers, -N <= index < N, in any order, repeats allowed; or (N,) booleans.
         out : (n, D) array of the stored type to fill; saves the allocation in a training loop.
 
         Raises
         ------
         IndexError : an index lies outside the store.
         """
-        wanted = np.asarray(indices, np.int64)
+        wanted = np.asarray(indices)
+        if wanted.dtype == bool:
+            wanted = np.flatnonzero(wanted)
+        if wanted.size and not np.issubdtype(wanted.dtype, np.integer):
+            raise TypeError(f"rows are chosen by whole numbers or by a mask, not by {wanted.dtype}")
+        wanted = wanted.astype(np.int64, copy=False)
         if wanted.size and (wanted.min() < -len(self) or wanted.max() >= len(self)):
             raise IndexError(f"row index out of range: the store has {len(self):,} rows")
         if wanted.size and wanted.min() < 0:

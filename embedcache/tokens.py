@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcache.alphabet import gather
+from embedcache.alphabet import take_runs
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Tokens:
 
     def take(self, indices: NDArray[np.int64]) -> Tokens:
         """The sequences at `indices`, in that order."""
-        positions, offsets = gather(self.offsets, indices)
-        return Tokens(self.ids[positions], offsets)
+        return Tokens(*take_runs(self.ids, self.offsets, indices))
 
     def __getitem__(self, index: int) -> NDArray[np.integer]:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from embedcache.commit import crc32c
 from embedcache.encoders import load_encoder
-from embedcache.errors import StoreError
-from embedcache.store import CHUNK_ROWS, Commit, Layout, Store, StorePaths, open_store, read_commits, read_layout
+from embedcache.errors import ModelError, StoreError
+from embedcache.shardmap import payload_is_row_order
+from embedcache.store import CHUNK_ROWS, Commit, Layout, Store, StorePaths, is_committed, open_store, read_commits
 
 
 def check_files(path: str | Path) -> list[str]:
@@ -22,23 +23,27 @@ def check_files(path: str | Path) -> list[str]:
     -------
     One sentence for each thing that is wrong; empty if all is well.
     """
-    paths, layout, commits = StorePaths(path), read_layout(path), read_commits(path)
-    open_store(path, partial=True)
-    problems = [
-        f"shard {shard} is missing; run the extraction again to make it"
-        for shard in range(layout.shards)
-        if shard not in commits
-    ]
-    for shard, commit in commits.items():
-        problems += _check_shard(paths, layout, shard, commit)
+    store = open_store(path, partial=True)
+    paths, layout, commits = StorePaths(path), store.layout, read_commits(path)
+    missing = [s for s in range(layout.shards) if not is_committed(layout, commits.get(s), s, store.fingerprint)]
+    problems = []
+    if missing:
+        problems.append(
+            f"{len(missing)} of {layout.shards} shards are not there (the first is {missing[0]}); run the same extraction "
+            "again to make them"
+        )
+    if store.attrs.get("metadata_pending"):
+        problems.append("the metadata is being rewritten; run the same extraction again to finish it")
+        return problems
+    for shard in sorted(set(commits) - set(missing)):
+        problems += _check_shard(paths, layout, shard, commits[shard])
     return problems
 
 
 def _check_shard(paths: StorePaths, layout: Layout, shard: int, commit: Commit) -> list[str]:
     way_out = f"remove {paths.commit(shard)} and run the extraction again to redo its {commit.rows:,} rows"
     file, part = paths.shard(shard), paths.part(shard)
-    index_bytes = 16 * (layout.shard_rows // CHUNK_ROWS) + 4
-    for name, expected in ((file, commit.payload_bytes + index_bytes), (part, commit.part_bytes)):
+    for name, expected in ((file, commit.payload_bytes + layout.index_bytes), (part, commit.part_bytes)):
         found = name.stat().st_size if name.exists() else None
         if found != expected:
             what = "is missing" if found is None else f"has {found:,} bytes, {expected:,} were written"
@@ -48,6 +53,9 @@ def _check_shard(paths: StorePaths, layout: Layout, shard: int, commit: Commit) 
         return [f"{file} is damaged: its checksum has changed since it was written; {way_out}"]
     if crc32c([memoryview(part.read_bytes())]) != commit.part_crc32c:
         return [f"{part} is damaged: its checksum has changed since it was written; {way_out}"]
+    chunk_bytes = CHUNK_ROWS * layout.row_bytes
+    if not payload_is_row_order(file, layout.chunks(commit.rows), chunk_bytes, layout.shard_rows // CHUNK_ROWS):
+        return [f"the index at the end of {file} is damaged; {way_out}"]
     problems = []
     if pq.read_metadata(part).num_rows != commit.rows:
         problems.append(f"{part} has another number of rows than its shard; {way_out}")
@@ -100,10 +108,13 @@ def recompute_rows(
         raise StoreError(f"{path} keeps no sequences (--drop-sequence), so its rows cannot be encoded again")
     recorded = store.attrs["encoder"]
     source = model or _recorded_name(store)
-    encoder = load_encoder(
-        source, device=device, precision=recorded["precision"], random_weights=recorded["meaningless"],
-        seed=recorded.get("seed", 0),
-    )  # fmt: skip
+    try:
+        encoder = load_encoder(
+            source, device=device, precision=recorded["precision"], random_weights=recorded["meaningless"],
+            seed=recorded.get("seed", 0),
+        )  # fmt: skip
+    except ModelError as error:
+        raise StoreError(f"the encoder of {path} cannot be loaded ({error}); name it with --model") from None
     if encoder.fingerprint != recorded["fingerprint"]:
         raise StoreError(
             f"{encoder.name} is not the encoder that {path} was made with (fingerprint {encoder.fingerprint[:12]}, "

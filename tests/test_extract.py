@@ -187,7 +187,10 @@ def test_duplicate_ids_name_both_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "sequence", "said"),
-    [("kmer:2:protein", "ACGTNNACGU", "looks like DNA"), ("kmer:3", "MKTAYIAKQRQISFVK", "looks like protein")],
+    [
+        ("kmer:2:protein", "ACGTNNACGURACGTACGTACGT", "looks like DNA"),
+        ("kmer:3", "MKTAYIAKQRQISFVK", "looks like protein"),
+    ],
 )
 def test_the_wrong_alphabet_is_refused_unless_insisted(tmp_path: Path, model: str, sequence: str, said: str) -> None:
     fasta = write_fasta(tmp_path / "r.fa", [sequence])

@@ -57,7 +57,9 @@ def test_following_the_way_out_repairs_the_store(store: Path, tmp_path: Path) ->
     file.write_bytes(file.read_bytes()[:100])
     assert f"remove {StorePaths(store).commit(1)}" in check_files(store)[0]
     StorePaths(store).commit(1).unlink()
-    assert check_files(store) == ["shard 1 is missing; run the extraction again to make it"]
+    assert check_files(store) == [
+        "1 of 3 shards are not there (the first is 1); run the same extraction again to make them"
+    ]
     assert run_extract(store, tmp_path / "r.fa").rows == 1024
     assert check_files(store) == []
     np.testing.assert_array_equal(np.asarray(open_store(store).embeddings), before)

@@ -161,7 +161,7 @@ class Encoder(ABC):
 
     def _layer(self, layer: str | int) -> int:
         try:
-            number = -(-self.layers // 2) if layer == "mid" else int(layer)
+            number = -(-self.layers // 2) if layer == "mid" else int(str(layer))
         except ValueError:
             raise InputError(f"'{layer}' is no layer: give a number, a negative one from the end, or mid") from None
         if not -self.layers - 1 <= number <= self.layers:
@@ -198,6 +198,9 @@ class Encoder(ABC):
         out_ND = np.empty((len(tokens), readout.dim), np.float32)
         for rows, vectors in self.vectors(tokens, readout, Budget(self.batch_tokens)):
             out_ND[rows] = vectors
+        bad = np.flatnonzero(~np.isfinite(out_ND).all(axis=1))
+        if len(bad):
+            raise InputError(f"sequence {bad[0]} has no finite embedding: is it empty?")
         return out_ND
 
     def vectors(

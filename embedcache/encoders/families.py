@@ -140,8 +140,16 @@ def recognise(config: Mapping[str, Any], where: str) -> tuple[Family, TrunkConfi
         )
     try:
         trunk = family.trunk_config(config)
-        if trunk.hidden % trunk.heads or min(trunk.hidden, trunk.layers, trunk.heads, trunk.vocabulary) < 1:
-            raise ModelError(f"{where} has impossible sizes: hidden {trunk.hidden}, heads {trunk.heads}")
+        sizes = {
+            "vocab_size": trunk.vocabulary, "hidden_size": trunk.hidden, "num_hidden_layers": trunk.layers,
+            "num_attention_heads": trunk.heads, "intermediate_size": trunk.feed_forward,
+            "max_position_embeddings": trunk.max_positions, "mask_token_id": trunk.mask_token + 1,
+        }  # fmt: skip
+        wrong = [f"{name} {size}" for name, size in sizes.items() if not isinstance(size, int) or size < 1]
+        if wrong or trunk.hidden % trunk.heads:
+            raise ModelError(
+                f"{where} has impossible sizes: {', '.join(wrong) or 'hidden_size is no multiple of the heads'}"
+            )
     except (KeyError, TypeError) as error:
         raise ModelError(
             f"{where} cannot be read as an encoder's configuration: {error} is missing or no number"

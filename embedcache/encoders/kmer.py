@@ -20,6 +20,8 @@ BASES, RESIDUES = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
 _MAX_K = {DNA: 8, PROTEIN: 3}
 _SLICE = 1 << 22
 """Letters counted at a time, so that a whole chromosome needs no more memory than a batch of reads."""
+_CELLS = 1 << 22
+"""Counts held at a time."""
 
 
 class KmerFrequencies:
@@ -52,6 +54,13 @@ class KmerFrequencies:
 
     def __call__(self, letters: Letters) -> NDArray[np.float32]:
         """(n,) normalised sequences -> (n, dim) float32."""
+        out = np.empty((len(letters), self.dim), np.float32)
+        step = max(1, _CELLS // self.dim)
+        for first in range(0, len(letters), step):
+            out[first : first + step] = self._frequencies(letters[first : first + step])
+        return out
+
+    def _frequencies(self, letters: Letters) -> NDArray[np.float32]:
         counts = np.zeros(len(letters) * self.dim, np.int64)
         last = len(letters.bytes_) - self.k + 1
         for start in range(0, last, _SLICE):
@@ -131,7 +140,7 @@ class CompositionEncoder(Encoder):
         self.token_limit, self.special = function.longest, (0, 0)
         self.precision, self.device = "float32", torch.device("cpu")
         # Letters of a batch: less for wide vectors, whose counts take the memory.
-        self.batch_tokens = max(1 << 12, min(1 << 20, (1 << 30) // function.dim))
+        self.batch_tokens = max(1 << 12, min(1 << 20, (1 << 28) // function.dim))
         self.overlong = "window" if function.longest is None else "error"
         self.meaningless = False
         self.fingerprint = fingerprint(NUMERICS, origin.name.lower())

@@ -49,10 +49,10 @@ def load_encoder(
     ModelError : the encoder is unknown, cannot be fetched, or its files do not fit together.
     InputError : the device or precision is not to be had.
     """
-    if name.lower().startswith(("kmer:", "onehot:")):
-        return CompositionEncoder(Origin(name.lower()), composition(name))
     on = _device(device)
     dtype = _dtype(precision, on)
+    if name.lower().startswith(("kmer:", "onehot:")):
+        return CompositionEncoder(Origin(name.lower()), composition(name))
     directory = Path(name).expanduser()
     if directory.is_dir():
         return _from_directory(

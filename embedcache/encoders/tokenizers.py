@@ -71,13 +71,16 @@ class VocabularyTokenizer:
         file = directory / "vocab.txt"
         if not file.exists():
             raise ModelError(f"{directory} has no vocab.txt, so its tokenizer cannot be built: copy it from the hub")
-        vocabulary = tuple(file.read_text().split("\n"))
-        while vocabulary and not vocabulary[-1].strip():
-            vocabulary = vocabulary[:-1]
         settings: dict[str, object] = {"eos_token": "<eos>"}
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            if (directory / name).exists():
-                settings |= json.loads((directory / name).read_text())
+        reading = file
+        try:
+            vocabulary = tuple(file.read_text().rstrip().split("\n"))
+            for name in ("special_tokens_map.json", "tokenizer_config.json"):
+                reading = directory / name
+                if reading.exists():
+                    settings |= json.loads(reading.read_text())
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(f"{reading} cannot be read ({error}): copy it from the hub again") from None
         try:
             return cls(tuple(word.strip() for word in vocabulary), eos=settings["eos_token"] is not None)
         except (KeyError, ValueError) as error:

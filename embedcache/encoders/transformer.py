@@ -53,7 +53,13 @@ class TransformerEncoder(Encoder):
         self.overlong = "window"
         self.meaningless = meaningless
         self.fingerprint = fingerprint(
-            NUMERICS, weights_digest, tokenizer.fingerprint, asdict(trunk.config), self.precision, self.excluded
+            NUMERICS,
+            weights_digest,
+            tokenizer.fingerprint,
+            asdict(trunk.config),
+            self.precision,
+            self.excluded,
+            token_limit,
         )
 
     def tokenize(self, sequences: Sequence[str] | pa.Array | Letters) -> Tokens:

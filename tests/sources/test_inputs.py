@@ -105,6 +105,7 @@ def test_paths_that_cannot_be_read_say_the_way_out(write: Write, tmp_path: Path)
         (gzip.compress(b">a x\nAC\nGT\n"), "a ACGT standard input, line 1"),
         (b"name\tseq\na\tACGT\n", "a ACGT standard input, line 2"),
     ],
+    ids=["FASTA", "gzip", "TSV"],
 )
 def test_standard_input_is_read_twice_and_leaves_no_file(tmp_path: Path, content: bytes, expected: str) -> None:
     program = """

@@ -1,0 +1,264 @@
+"""What a kill, another process or a changed file can do to a store, and that none of it goes unnoticed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedcache import load_encoder, open_store
+from embedcache.commit import ShardLock, StoreWriter, remove_store, sweep_leftovers
+from embedcache.errors import InputError, StoreError
+from embedcache.preflight import Options
+from embedcache.status import store_status
+from embedcache.store import StorePaths, read_attributes
+from embedcache.verify import check_files
+from tests.stores import make_store, random_reads, run_extract, store_bytes, write_fasta
+from tests.test_extract import command, start
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def killed_before(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> None:
+    """Let the `at`-th durable write of a file called `name` never happen."""
+    from embedcache import commit
+
+    write, seen = commit.write_durably, [0]
+
+    def until(path: Path, blocks: object) -> None:
+        if name in str(path):
+            seen[0] += 1
+            if seen[0] == at:
+                raise Killed
+        write(path, blocks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(commit, "write_durably", until)
+
+
+def test_a_kill_between_part_and_record_of_an_append_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = random_reads(3000)
+    make_store(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", reads[:500]))
+    fasta = write_fasta(tmp_path / "r.fa", reads)
+    with monkeypatch.context() as patch:
+        killed_before(patch, "/commit/00000000.json", 1)
+        with pytest.raises(Killed):
+            run_extract(tmp_path / "s.zarr", fasta)
+    run_extract(tmp_path / "s.zarr", fasta)
+    make_store(tmp_path / "once.zarr", fasta)
+    assert store_bytes(tmp_path / "s.zarr") == store_bytes(tmp_path / "once.zarr")
+
+
+def test_a_half_rewritten_metadata_is_never_taken_for_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fasta, table = write_fasta(tmp_path / "r.fa", random_reads(2500)), tmp_path / "labels.csv"
+    table.write_text("id,label\n" + "".join(f"r{i},{i % 2}\n" for i in range(2500)))
+    make_store(tmp_path / "s.zarr", fasta, metadata=table)
+    table.write_text("id,label\n" + "".join(f"r{i},{'pos' if i % 2 else 'neg'}\n" for i in range(2500)))
+    with monkeypatch.context() as patch:
+        killed_before(patch, "/rows/00000001", 1)
+        with pytest.raises(Killed):
+            run_extract(tmp_path / "s.zarr", fasta, metadata=table)
+    assert not store_status(tmp_path / "s.zarr").complete
+    assert "being rewritten" in check_files(tmp_path / "s.zarr")[0]
+    with pytest.raises(StoreError, match="metadata .* is being rewritten"):
+        open_store(tmp_path / "s.zarr")
+    assert run_extract(tmp_path / "s.zarr", fasta, metadata=table).rows == 0
+    assert set(open_store(tmp_path / "s.zarr").column("label").to_pylist()) == {"pos", "neg"}
+    assert "metadata_pending" not in read_attributes(tmp_path / "s.zarr")
+    assert check_files(tmp_path / "s.zarr") == []
+
+
+def test_going_back_to_the_shorter_input_after_a_killed_append_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = random_reads(3000)
+    make_store(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", reads[:500]))
+    before = store_bytes(tmp_path / "s.zarr")
+    with monkeypatch.context() as patch:
+        killed_before(patch, "/c/0/0", 1)
+        with pytest.raises(Killed):
+            run_extract(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", reads))
+    assert "shards are not there" in check_files(tmp_path / "s.zarr")[0]
+    run_extract(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", reads[:500]))
+    assert store_bytes(tmp_path / "s.zarr") == before
+
+
+@pytest.mark.parametrize("change", ["grown", "shrunk", "edited"])
+def test_an_input_that_changes_between_the_two_readings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    from embedcache import extract
+
+    reads = random_reads(2500)
+    fasta = write_fasta(tmp_path / "r.fa", reads)
+    prepare = extract.prepare
+
+    def then_change(*arguments: object) -> object:
+        found = prepare(*arguments)  # type: ignore[arg-type]
+        changed = {"grown": [*reads, "ACGT"], "shrunk": reads[:900], "edited": ["ACGTACGT", *reads[1:]]}[change]
+        write_fasta(fasta, changed)
+        return found
+
+    monkeypatch.setattr(extract, "prepare", then_change)
+    with pytest.raises(InputError, match="has changed while it was read"):
+        run_extract(tmp_path / "s.zarr", fasta)
+    monkeypatch.undo()
+    assert run_extract(tmp_path / "s.zarr", write_fasta(fasta, reads)).rows > 0
+    np.testing.assert_array_equal(
+        np.asarray(open_store(tmp_path / "s.zarr").embeddings), load_encoder("kmer:3").encode(reads).astype(np.float16)
+    )
+
+
+def test_restart_beside_a_running_extraction_is_refused(tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "r.fa", random_reads(30))
+    make_store(tmp_path / "s.zarr", fasta)
+    lock = ShardLock(StorePaths(tmp_path / "s.zarr").lock(0))
+    assert lock.acquire()
+    with pytest.raises(StoreError, match="another process is writing"):
+        run_extract(tmp_path / "s.zarr", fasta, options=Options(restart=True))
+    lock.release()
+    run_extract(tmp_path / "s.zarr", fasta, options=Options(restart=True))
+
+
+def test_a_record_of_another_encoder_does_not_count(tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "r.fa", random_reads(30))
+    stale = StoreWriter(make_store(tmp_path / "s.zarr", fasta).path)
+    run_extract(tmp_path / "s.zarr", fasta, model="kmer:3:stranded", options=Options(restart=True))
+    with pytest.raises(StoreError, match="replaced by another run"):
+        stale.commit_of(0)
+    record = StorePaths(tmp_path / "s.zarr").commit(0)
+    record.write_text(record.read_text().replace(read_attributes(tmp_path / "s.zarr")["fingerprint"], "0" * 32))
+    with pytest.raises(StoreError, match="0 of 1 shards"):
+        open_store(tmp_path / "s.zarr")
+    assert run_extract(tmp_path / "s.zarr", fasta, model="kmer:3:stranded", options=Options()).rows == 30
+
+
+@pytest.mark.parametrize("lost", ["shard", "part"])
+def test_a_lost_file_is_made_again_by_the_same_command(tmp_path: Path, lost: str) -> None:
+    fasta = write_fasta(tmp_path / "r.fa", random_reads(2000))
+    make_store(tmp_path / "s.zarr", fasta)
+    before = store_bytes(tmp_path / "s.zarr")
+    getattr(StorePaths(tmp_path / "s.zarr"), lost)(1).unlink()
+    assert run_extract(tmp_path / "s.zarr", fasta).rows == 2000 - 1024
+    assert store_bytes(tmp_path / "s.zarr") == before
+
+
+def test_a_flipped_bit_in_the_index_is_found_and_reading_says_so(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", random_reads(50)))
+    file = StorePaths(store.path).shard(0)
+    data = bytearray(file.read_bytes())
+    data[-6] ^= 1
+    file.write_bytes(data)
+    assert "index" in check_files(store.path)[0]
+    with pytest.raises(StoreError, match="damaged"):
+        open_store(store.path).read(0, 10)
+
+
+def test_a_file_system_without_locks_is_told_and_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(StoreError, match="has no file locks"):
+        run_extract(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", random_reads(5)))
+
+
+def test_left_overs_of_dead_processes_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
+        gone.wait()
+    for owner in (gone.pid, os.getpid()):
+        (tmp_path / f"s.zarr.removing-{owner}").mkdir()
+    sweep_leftovers(tmp_path / "s.zarr")
+    assert [folder.name for folder in tmp_path.iterdir()] == [f"s.zarr.removing-{os.getpid()}"]
+
+
+def test_a_link_to_a_store_stays_a_link(tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "r.fa", random_reads(5))
+    make_store(tmp_path / "disk.zarr", fasta)
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "disk.zarr")
+    run_extract(tmp_path / "link.zarr", fasta, options=Options(restart=True))
+    assert (tmp_path / "link.zarr").is_symlink()
+    assert len(open_store(tmp_path / "link.zarr")) == 5
+    remove_store(tmp_path / "link.zarr")
+    assert not (tmp_path / "disk.zarr").exists()
+
+
+def test_an_output_below_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="cannot make the store"):
+        run_extract(tmp_path / "file" / "s.zarr", write_fasta(tmp_path / "r.fa", random_reads(5)))
+
+
+def test_long_contigs_do_not_take_eight_bytes_a_letter(tmp_path: Path) -> None:
+    letters = 60_000_000
+    contig = "ACGT" * (letters // 8)
+    (tmp_path / "g.fa").write_text(f">a\n{contig}\n>b\n{contig}\n")
+    code = (
+        "import resource, sys; from cli.embedcache import cli; cli(sys.argv[1:], standalone_mode=False); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    arguments = [
+        "extract",
+        "--quiet",
+        "--model",
+        "kmer:4",
+        "--input",
+        tmp_path / "g.fa",
+        "--output",
+        tmp_path / "s.zarr",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) * 1024 < 400e6 + 15 * letters
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_model_loads_is_one_sentence(tmp_path: Path) -> None:
+    import signal
+
+    fasta = write_fasta(tmp_path / "p.fa", ["MKTAYIAKQR"])
+    for wait in (0.3, 1.5, 2.5):
+        process = start(
+            "extract",
+            "--model",
+            "esm2-150m",
+            "--random-weights",
+            "--input",
+            fasta,
+            "--output",
+            tmp_path / f"{wait}.zarr",
+        )
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+        assert process.returncode in (0, 2)
+        assert "Traceback" not in said
+
+
+def test_options_of_the_command_reach_the_store(tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "p.fa", ["MKTAYIAKQR", "GVSERT"])
+    arguments = ["extract", "--model", "esm2-8m", "--random-weights", "--seed", 5, "--input", fasta]
+    for name, extra in (
+        ("a", []),
+        ("b", ["--batch-tokens", 9]),
+        ("c", ["--precision", "bfloat16", "--pool", "mean, max"]),
+    ):
+        command(*arguments, *extra, "--output", tmp_path / f"{name}.zarr", check=True)
+    stores = {name: open_store(tmp_path / f"{name}.zarr") for name in "abc"}
+    np.testing.assert_array_equal(np.asarray(stores["a"].embeddings), np.asarray(stores["b"].embeddings))
+    assert stores["c"].attrs["encoder"]["precision"] == "bfloat16"
+    assert stores["c"].dim == 640
+    assert len({store.fingerprint for store in stores.values()}) == 2
+    other = command(*arguments[:4], "--seed", 6, *arguments[6:], "--output", tmp_path / "a.zarr")
+    assert "seed of the random weights: 5, now 6" in other.stderr
