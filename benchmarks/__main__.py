@@ -105,6 +105,8 @@ def main(output: Path, only: tuple[str, ...], quick: bool) -> None:
     """Run the benchmarks one after another, about ten minutes; print ratios and write all figures as JSON."""
     import importlib
 
+    import cli  # noqa: F401  waiting threads are set as the programs set them, for the peers too
+
     report: dict[str, Any] = {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("torch", "numpy", "zarr", "scikit-learn", "transformers")},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -14,15 +13,31 @@ FOLDER = click.Path(path_type=Path)
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
+FEWEST_RESAMPLES = 100
+
+
+def _resamples(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    if 0 < value < FEWEST_RESAMPLES:
+        raise click.BadParameter(f"{value} resamples make no 95 % interval; give {FEWEST_RESAMPLES} or more, or 0")
+    return value
+
+
 BOOTSTRAP = click.option(
     "--bootstrap",
     type=click.IntRange(min=0),
+    callback=_resamples,
     default=1000,
     show_default=True,
     metavar="N",
-    help="Resamples for the 95 % intervals; 0 for none.",
+    help=f"Resamples for the 95 % intervals, {FEWEST_RESAMPLES} or more; 0 for none.",
 )
-SEED = click.option("--seed", type=int, default=0, show_default=True, help="For drawn splits and the bootstrap.")
+SEED = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="For drawn splits and the bootstrap.",
+)
 FEATURES = click.option("--features", type=FOLDER, required=True, metavar="STORE", help="A store of embeddings.")
 
 
@@ -49,12 +64,13 @@ def _strengths(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option(
     "--split",
     metavar="COL",
-    help="Column of train, val and test.  [default: split where the store has it, else drawn 60/20/20]",
+    help="Column of train, val and test; none to draw 60/20/20.  [default: split where the store has it, else drawn]",
 )
 @click.option(
     "--group",
     metavar="COL",
-    help="Column of groups that a drawn split keeps whole and the bootstrap draws.  [default: group where it is there]",
+    help="Column of groups that a drawn split keeps whole and the bootstrap draws, or none.  "
+    "[default: group where it is there]",
 )
 @click.option("--strata", metavar="COL", help="Column whose class shares alone are a baseline.")
 @click.option("--head", type=click.Choice(["lr"]), default="lr", show_default=True, help="Kind of head.")
@@ -144,6 +160,9 @@ def train(
         output=output,
         overwrite=overwrite,
     )
+    asked = click.get_current_context().get_parameter_source("threshold_metric")
+    if done.result.threshold is None and asked is click.core.ParameterSource.COMMANDLINE:
+        click.echo("  --threshold-metric has no effect: with three classes and more the most probable one is predicted")
     for part in ("val", "test"):
         click.echo("\n" + report.table([done.result, *done.baselines], part))
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
@@ -170,7 +189,7 @@ def predict(run_directory: Path, features: Path, output: Path, device: str) -> N
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
-    help="Rows to judge.  [default: test where RUN was trained on this store, else all]",
+    help="Rows to judge.  [default: test where RUN was trained on this store, else all that did not train it]",
 )
 @click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Also write the metrics as JSON.")
 @SEED
@@ -200,6 +219,8 @@ def evaluate(
         device=device,
     )
     click.echo(f"{features}: {judged.what}")
+    for note in judged.notes:
+        click.echo(f"  {note}")
     click.echo(report.single_table(run_directory.name, judged.result))
     if output is not None:
         write_evaluation(output, judged)
@@ -207,7 +228,4 @@ def evaluate(
 
 def main() -> NoReturn:
     """Entry point of the program `heads`."""
-    # before torch is loaded: OpenMP threads that wait without spinning for long cost 5 % on a quiet machine, and where
-    # another program has a core a fit takes 2 s instead of 10-25 s (measured, two cores)
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     run(heads, "heads")

@@ -17,7 +17,7 @@ from embedcache.store import Store
 from heads.features import ArrayRows
 from heads.labels import Codes
 from heads.logistic import Doubles
-from heads.selection import Grid, Labelled, fit_and_select
+from heads.selection import Grid, Labelled, SelectMetric, fit_and_select
 from heads.splits import TRAIN, VAL
 from heads.task import Task
 
@@ -76,13 +76,13 @@ def why_no_kmers(store: Store, rows: int, memory_bytes: int) -> str | None:
 def kmers(
     store: Store,
     task: Task,
-    grid: Grid,
+    select: SelectMetric,
     *,
     device: torch.device | str,
     memory_bytes: int,
     progress: Callable[[int], None] | None = None,
 ) -> Baseline:
-    """Logistic regression on the k-mer frequencies of the sequences, by the same grid; `progress` is told rows done."""
+    """Logistic regression on the k-mer frequencies of the sequences, by the default grid; `progress` is told rows done."""
     name = KMER_ENCODERS[store.attrs["encoder"]["alphabet"]]
     encoder = embedcache.load_encoder(name)
     sequences = store.column("sequence").take(pa.array(task.rows))
@@ -94,5 +94,7 @@ def kmers(
             progress(len(texts))
     source = ArrayRows(features)
     train, val = (Labelled(task.part(part), task.labels[task.part(part)]) for part in (TRAIN, VAL))
-    selection = fit_and_select(source, train, val, len(task.classes), grid, device=device, memory_bytes=memory_bytes)
+    selection = fit_and_select(
+        source, train, val, len(task.classes), Grid(select=select), device=device, memory_bytes=memory_bytes
+    )
     return Baseline(f"{name} lr", selection.model.probabilities(source, np.arange(len(task.rows)), device))

@@ -12,7 +12,7 @@ per class), C = K M columns.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -61,11 +61,18 @@ class LogisticGrid:
     def converged(self) -> npt.NDArray[np.bool_]:
         return self.gaps <= CERTIFIED
 
-    def probabilities(self, design: Design) -> npt.NDArray[np.float32]:
-        """Return (K, N, classes) for all heads in one pass; two classes give both columns."""
+    def rankings(self, design: Design) -> Iterator[Doubles]:
+        """Yield (N, classes) of each head, all heads in one pass: what ranks the rows for each class.
+
+        The score itself for two classes, since probabilities near 1 fall together; the probabilities for more.
+        """
         heads, outputs, _ = self.weights.shape
         scores_NC = _scores(design, self.weights.flatten(0, 1), self.intercepts.flatten())
-        return _to_probabilities(scores_NC.view(-1, heads, outputs)).transpose(0, 1).float().numpy()
+        for scores_NM in scores_NC.view(-1, heads, outputs).unbind(1):
+            if outputs == 1:
+                yield torch.cat([-scores_NM, scores_NM], dim=-1).double().numpy()
+            else:
+                yield _to_probabilities(scores_NM).numpy()
 
 
 def fit_grid(

@@ -21,6 +21,8 @@ Counts = npt.NDArray[np.int32]
 
 RESAMPLES = 1000
 LEVEL = 0.95
+FEW_GROUPS = 10
+"""With fewer groups than this the bootstrap has little to draw from."""
 _BATCH = 16
 _BATCH_COUNTS = 1 << 22
 """Resamples worked on at once: 16, or fewer where their counts would not fit 16 MB."""
@@ -40,26 +42,32 @@ class Scores:
 METRICS = tuple(field.name for field in fields(Scores))
 
 
+Interval = tuple[float, float] | None
+"""Low and high; None where no resample has the metric."""
+
+
 @dataclass(frozen=True)
 class Intervals:
-    """95 % percentile intervals of the metrics, (low, high) each."""
+    """95 % percentile intervals of the metrics."""
 
-    auroc: tuple[float, float]
-    auprc: tuple[float, float]
-    mcc: tuple[float, float]
-    f1: tuple[float, float]
-    acc: tuple[float, float]
+    auroc: Interval
+    auprc: Interval
+    mcc: Interval
+    f1: Interval
+    acc: Interval
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one set of rows. `intervals` is None where no bootstrap was asked for."""
+    """Metrics of one set of rows. `intervals` is None where no bootstrap was asked for, or it has nothing to draw."""
 
     scores: Scores
     intervals: Intervals | None
     rows: int
     positives: tuple[int, ...]
     """Rows of each class."""
+    notes: tuple[str, ...] = ()
+    """What the reader of the intervals should know, to be said of the rows: "has 3 groups: ..."."""
 
     @property
     def prevalence(self) -> float:
@@ -67,10 +75,9 @@ class Evaluation:
         return self.positives[-1] / self.rows
 
     def to_json(self) -> dict[str, object]:
-        """Plain numbers by the names of the metrics, intervals beside them as ``auroc_ci``."""
+        """Plain numbers by the names of the metrics, intervals or null beside them as ``auroc_ci``."""
         values: dict[str, object] = dict(asdict(self.scores))
-        if self.intervals is not None:
-            values |= {f"{name}_ci": list(interval) for name, interval in asdict(self.intervals).items()}
+        values |= {f"{name}_ci": getattr(self.intervals, name, None) for name in METRICS}
         return values | {"rows": self.rows, "class_rows": list(self.positives)}
 
 
@@ -197,15 +204,23 @@ def evaluate(
     classes = tuple(np.bincount(labels, minlength=probabilities.shape[1]).tolist())
     if resamples == 0:
         return Evaluation(point, None, len(labels), classes)
+    units = len(labels) if groups is None else int(_units(groups).max(initial=-1)) + 1
+    if units < 2:
+        return Evaluation(point, None, len(labels), classes, ("has 1 group: it gets no intervals",))
+    few = groups is not None and units < FEW_GROUPS
+    notes = [f"has {units} groups: its intervals are rough"] if few else []
     drawn = np.concatenate([judge.metrics(counts) for counts in resample(len(labels), resamples, groups, seed)])
+    dropped = int(np.isnan(drawn[:, 0]).sum())
+    if dropped:
+        notes.append(f"lacks a class in {dropped:,} of {resamples:,} resamples: its AUROC interval does without them")
     intervals = [_interval(values) for values in drawn.T]
-    return Evaluation(point, Intervals(*intervals), len(labels), classes)
+    return Evaluation(point, Intervals(*intervals), len(labels), classes, tuple(notes))
 
 
-def _interval(values: Doubles) -> tuple[float, float]:
+def _interval(values: Doubles) -> Interval:
     values = values[~np.isnan(values)]
     if not len(values):
-        return (float("nan"), float("nan"))
+        return None
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

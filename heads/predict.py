@@ -17,16 +17,16 @@ from heads import runs
 from heads.decisions import decide
 from heads.features import pick_device
 from heads.labels import MISSING, Codes, as_classes, encode
+from heads.open_run import Run, open_run
 from heads.results import Judging, PartResult, judge_rows
-from heads.runs import Run
-from heads.splits import NAMES, part_codes
-from heads.task import GROUP, SPLIT, find_column, label_column
+from heads.splits import NAMES, part_codes, unknown_names
+from heads.task import label_column
 from heads.train import Say
 
 
 def open_matching(run_path: Path, features: Path) -> tuple[Run, Store]:
     """Open a run and a store; raises HeadError where the store's features are not those the head was trained on."""
-    run, store = runs.open_run(run_path), embedcache.open_store(features)
+    run, store = open_run(run_path), embedcache.open_store(features)
     if (run.card.fingerprint, run.card.dim) != (store.fingerprint, store.dim):
         raise HeadError(
             f"{run_path} was trained on {run.card.dim} features of {run.card.encoder} (fingerprint "
@@ -54,7 +54,7 @@ def predict(run_path: Path, features: Path, output: Path, say: Say, *, device: s
         pq.write_table(pa.table(table), partial, compression="zstd")
         partial.replace(output)
     except OSError as error:
-        raise HeadError(f"{output} cannot be written: {error.strerror}") from None
+        raise HeadError(f"{output} cannot be written: {runs.reason(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
     left = f"; {len(store.quarantined):,} rows set aside at extraction are not in it" if len(store.quarantined) else ""
@@ -68,10 +68,16 @@ class Evaluated:
     what: str
     result: PartResult
     threshold: float | None
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
         """The metrics by name, and what they were measured on."""
-        return {"rows_of": self.what, "threshold": self.threshold, **self.result.to_json()}
+        return {
+            "rows_of": self.what,
+            "threshold": self.threshold,
+            **self.result.to_json(),
+            "notes": list(self.notes),
+        }
 
 
 def evaluate_run(
@@ -83,36 +89,57 @@ def evaluate_run(
     judging: Judging,
     device: str = "auto",
 ) -> Evaluated:
-    """Judge a saved head on a store: on the rows of `split`, else on the test rows of its own store, else on all."""
+    """Judge a saved head on a store: on the rows of `split`, else on the test rows of its own store, else on all.
+
+    Rows of another store that trained or tuned the head, such as those of a store that has grown since, are left out.
+    """
     run, store = open_matching(run_path, features)
     labels = _labels_of(run, store, label)
-    own = run.manifest.get("store_rows_digest") == runs.rows_digest(store)
-    if own:
-        what = split or "test"
-        rows = run.rows_of(what)
-        what = f"{what} rows of the training"
-    else:
-        rows, what = _rows_of_split(store, split)
-    rows = np.setdiff1d(rows[labels[rows] != MISSING], store.quarantined)
+    chosen, what, notes = _chosen_rows(run, store, split)
+    rows = np.setdiff1d(chosen, store.quarantined)
+    if len(rows) < len(chosen):
+        notes.append(f"{len(chosen) - len(rows):,} rows set aside at extraction are left out")
+    unlabelled = int((labels[rows] == MISSING).sum())
+    if unlabelled:
+        notes.append(f"{unlabelled:,} rows without a label are left out")
+        rows = rows[labels[rows] != MISSING]
     counts = np.bincount(labels[rows], minlength=len(run.card.classes))
     if (counts > 0).sum() < 2:
         held = ", ".join(f"{name}: {n:,}" for name, n in zip(run.card.classes, counts, strict=True))
-        raise HeadError(f"{what} of {features} hold fewer than two classes ({held}): there is nothing to evaluate")
+        why = "; ".join(["there is nothing to evaluate", *notes])
+        raise HeadError(f"{what} of {features} hold fewer than two classes ({held}): {why}")
     probabilities = run.head.probabilities(store, rows, pick_device(device))
-    group = run.group_column or GROUP
+    group = run.group_column
     groups = encode(store.column(group), group).codes[rows] if group in store.column_names else None
     result = judge_rows(labels[rows], probabilities, run.card.threshold, judging, groups)
-    return Evaluated(what, result, run.card.threshold)
+    notes += [f"this set of rows {note}" for note in result.evaluation.notes]
+    return Evaluated(what, result, run.card.threshold, tuple(notes))
 
 
-def _rows_of_split(store: Store, split: str | None) -> tuple[Codes, str]:
+def _chosen_rows(run: Run, store: Store, split: str | None) -> tuple[Codes, str, list[str]]:
+    """Rows to judge, what they are, and what is left out of them."""
+    if run.rows_digest == runs.rows_digest(store):
+        part = split or "test"
+        return run.rows_of(part, len(store)), f"{part} rows of the training", []
+    rows, what = _rows_of_split(run, store, split)
+    table = store.read_rows(["id", "digest"])
+    seen = run.seen(table["id"], table["digest"])[rows]
+    notes = [f"{seen.sum():,} rows that trained or tuned the head are left out"] if seen.any() else []
+    return rows[~seen], what, notes
+
+
+def _rows_of_split(run: Run, store: Store, split: str | None) -> tuple[Codes, str]:
     if split is None:
         return np.arange(len(store)), "all rows"
-    name = find_column(store, None, SPLIT, "--split")
-    if name is None:
-        raise HeadError(f"--split {split}: {store.path} has no 'split' column")
-    parts = part_codes(encode(store.column(name), name))
-    return np.flatnonzero(parts == NAMES.index(split)), f"{split} rows"
+    name = run.split_column
+    if name not in store.column_names:
+        raise HeadError(f"--split {split}: {store.path} has no '{name}' column, which named the splits of the training")
+    column = encode(store.column(name), name)
+    rows = np.flatnonzero(part_codes(column) == NAMES.index(split))
+    if not len(rows):
+        unknown = unknown_names(column) or f"it holds {', '.join(map(str, column.values))}"
+        raise HeadError(f"--split {split}: column '{name}' of {store.path} names no such rows; {unknown}")
+    return rows, f"{split} rows"
 
 
 def _labels_of(run: Run, store: Store, given: str | None) -> Codes:
@@ -137,4 +164,4 @@ def write_evaluation(path: Path, judged: Evaluated) -> None:
     try:
         runs.write_json(path, judged.to_json())
     except OSError as error:
-        raise HeadError(f"-o {path} cannot be written: {error.strerror}") from None
+        raise HeadError(f"-o {path} cannot be written: {runs.reason(error)}") from None

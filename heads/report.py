@@ -23,6 +23,7 @@ from heads.task import Task, describe
 MEANINGLESS = "the encoder has random weights: these numbers say nothing about biology"
 _TITLES = {"auroc": "AUROC", "auprc": "AUPRC", "mcc": "MCC", "f1": "F1", "acc": "ACC"}
 _CALIBRATION_BINS = 10
+_MOST_CURVES, _FEWER_CURVES = 12, 5
 
 
 def _cells(part: PartResult) -> list[str]:
@@ -31,9 +32,9 @@ def _cells(part: PartResult) -> list[str]:
     cells = []
     for metric in METRICS:
         text = f"{getattr(evaluation.scores, metric):.4f}"
-        if metric == "auprc" and evaluation.intervals is not None:
-            low, high = evaluation.intervals.auprc
-            text += f" [{low:.4f}, {high:.4f}]"
+        interval = None if evaluation.intervals is None else evaluation.intervals.auprc
+        if metric == "auprc" and interval is not None:
+            text += f" [{interval[0]:.4f}, {interval[1]:.4f}]"
         cells.append(text)
     return cells
 
@@ -88,10 +89,10 @@ def write(
     body += [_image(plots / f"{name}.png") for name in ("pr", "roc", "calibration")]
     chosen = selection.chosen
     body.append("<h2>Grid</h2>")
-    body.append(_paragraph(f"Chosen on validation rows: C = {chosen.C:g}, class weight {chosen.class_weight}."))
+    body.append(_paragraph(f"Chosen by {selection.score}: C = {chosen.C:g}, class weight {chosen.class_weight}."))
     lines = [[_short(value) for value in asdict(trial).values()] for trial in selection.trials]
     body.append(_rows(list(asdict(chosen)), lines))
-    notes = [*task.notes, *selection.notes]
+    notes = [*task.notes, *selection.notes, *results[0].notes]
     if notes:
         body.append("<h2>Notes</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>")
     body.append(_paragraph(f"{manifest.command} - {manifest.finished_at_utc} UTC on {manifest.hostname}"))
@@ -133,9 +134,9 @@ def _html_table(results: Sequence[Result], part: str) -> str:
         cells = [html.escape(result.name)]
         for metric in METRICS:
             cell = f"{getattr(found.evaluation.scores, metric):.4f}"
-            if intervals is not None:
-                low, high = getattr(intervals, metric)
-                cell += f"<br><small>{low:.4f} - {high:.4f}</small>"
+            interval = None if intervals is None else getattr(intervals, metric)
+            if interval is not None:
+                cell += f"<br><small>{interval[0]:.4f} - {interval[1]:.4f}</small>"
             cells.append(cell)
         lines.append(cells)
         if found.at_half is not None:
@@ -153,10 +154,18 @@ def _image(path: Path) -> str:
 
 
 def draw_plots(folder: Path, labels: Codes, probabilities: Doubles, classes: Sequence[str]) -> None:
-    """Draw pr.png, roc.png and calibration.png; with three classes and more one curve per class against the rest."""
+    """Draw pr.png, roc.png and calibration.png; with three classes and more one curve per class against the rest.
+
+    Of more than twelve classes only the most frequent are drawn, and the legend says so.
+    """
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
     judged = [1] if len(classes) == 2 else [one for one in range(len(classes)) if (labels == one).any()]
+    legend = None
+    if len(judged) > _MOST_CURVES:
+        legend = f"the {_FEWER_CURVES} most frequent of {len(judged)} classes"
+        frequent = np.argsort(-np.bincount(labels, minlength=len(classes)), kind="stable")[:_FEWER_CURVES]
+        judged = frequent.tolist()
     curves: dict[str, list[Curve]] = {"pr": [], "roc": [], "calibration": []}
     for one in judged:
         name, positive, score = classes[one], labels == one, probabilities[:, one]
@@ -167,14 +176,22 @@ def draw_plots(folder: Path, labels: Codes, probabilities: Doubles, classes: Seq
         curves["calibration"].append(Curve(f"{name}, bins of equal counts", *_calibration(positive, score)))
     prevalence = float((labels == judged[0]).mean()) if len(judged) == 1 else None
     rows = f"test split, {len(labels):,} rows"
-    _draw(folder / "pr.png", curves["pr"], f"Precision and recall ({rows})", "recall", "precision", level=prevalence)
-    _draw(
-        folder / "roc.png", curves["roc"], f"ROC ({rows})", "false positive rate", "true positive rate", diagonal=True
-    )
-    _draw(
-        folder / "calibration.png", curves["calibration"], f"Calibration ({rows})", "mean predicted probability",
-        "observed share", diagonal=True,
-    )  # fmt: skip
+    for name, title, across, up, diagonal in (
+        ("pr", "Precision and recall", "recall", "precision", False),
+        ("roc", "ROC", "false positive rate", "true positive rate", True),
+        ("calibration", "Calibration", "mean predicted probability", "observed share", True),
+    ):
+        level = prevalence if name == "pr" else None
+        _draw(
+            folder / f"{name}.png",
+            curves[name],
+            f"{title} ({rows})",
+            across,
+            up,
+            diagonal=diagonal,
+            level=level,
+            legend=legend,
+        )
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,7 @@ def _draw(
     *,
     diagonal: bool = False,
     level: float | None = None,
+    legend: str | None = None,
 ) -> None:
     # the figure alone, without pyplot: no window system, no global state
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -218,6 +236,5 @@ def _draw(
         axes.axhline(level, color="0.6", linewidth=0.8, linestyle="--", zorder=0, label=f"prevalence {level:.3f}")
     axes.set_title(title, fontsize=9)
     axes.set(xlabel=across, ylabel=up)
-    if len(curves) <= 12:
-        axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, title=legend, title_fontsize=8)
     figure.savefig(path, dpi=120)

@@ -47,6 +47,11 @@ class Result:
     val: PartResult
     test: PartResult
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the intervals, split by split."""
+        return tuple(f"{name} {note}" for name in NAMES for note in getattr(self, name).evaluation.notes)
+
     def to_json(self) -> dict[str, object]:
         """The splits by name, and the threshold."""
         return {"threshold": self.threshold} | {name: getattr(self, name).to_json() for name in NAMES}

@@ -3,7 +3,7 @@
 config.yaml               every option as it was resolved
 run_manifest.json         who ran what, where, when, with which versions, on which store
 metrics.json              metrics of every split, with intervals; baselines; the grid as `history`
-predictions.parquet       row, id, split, y_true, y_prob (or one y_prob_CLASS each), y_pred
+predictions.parquet       row, id, split, y_true, y_prob (or one y_prob_CLASS each), y_pred, digest of the sequence
 predictions_val_test.npz  val_y_true, val_y_prob, test_y_true, test_y_prob
 history.csv               the whole grid
 model/                    the head (see `heads.head`)
@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -33,10 +34,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
+from safetensors import SafetensorError
 
 from embedcache.errors import HeadError
-from heads.features import Rows
-from heads.head import ClassName, Head, HeadCard, load_head
+from heads.head import ClassName
 from heads.labels import Codes
 from heads.logistic import Doubles
 from heads.splits import NAMES, TEST, VAL
@@ -127,45 +128,61 @@ def _versions() -> dict[str, str]:
 
 
 def rows_digest(store: Store) -> str:
-    """Hash of the ids of a store in their order: two stores with the same one hold the same rows."""
-    digest = hashlib.blake2b(digest_size=16)
-    for chunk in store.column("id").chunks:
-        lengths = pc.binary_length(chunk).to_numpy(zero_copy_only=False)
-        digest.update("".join(chunk.to_pylist()).encode())
-        digest.update(lengths.astype("<i8").tobytes())
-    return digest.hexdigest()
+    """Hash of the ids and sequences of a store in their order: two stores with the same one hold the same rows."""
+    # one hash a column, so that it does not matter where the parts of a store are cut
+    columns = [hashlib.blake2b(digest_size=16) for _ in range(3)]
+    for batch in store.read_rows(["id", "digest"]).to_batches():
+        ids, sequences = batch.columns
+        lengths = pc.binary_length(ids).to_numpy(zero_copy_only=False)
+        columns[0].update("".join(ids.to_pylist()).encode())
+        columns[1].update(lengths.astype("<i8").tobytes())
+        columns[2].update(b"".join(sequences.to_pylist()))
+    return hashlib.blake2b(b"".join(column.digest() for column in columns), digest_size=16).hexdigest()
 
 
 @contextmanager
 def new_folder(outdir: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a folder beside `outdir` that becomes it when the block ends well, and goes when it does not.
 
-    Raises HeadError where `outdir` holds something already and `overwrite` is not given.
+    Raises HeadError where `outdir` holds something already and `overwrite` is not given, and where it cannot be written.
     """
     refuse_existing(outdir, overwrite)
+    place = outdir.resolve()  # what a link points at is replaced, and the link stays
+    partial = place.parent / f".{place.name}.partial-{os.getpid()}"
     try:
-        outdir.parent.mkdir(parents=True, exist_ok=True)
-        partial = outdir.parent / f".{outdir.name}.partial-{os.getpid()}"
+        place.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
-    except OSError as error:
-        raise HeadError(f"the run directory {outdir} cannot be made: {error.strerror}") from None
-    try:
         yield partial
-        if outdir.exists():
-            replaced = outdir.parent / f".{outdir.name}.replaced-{os.getpid()}"
-            outdir.rename(replaced)
-            partial.rename(outdir)
-            shutil.rmtree(replaced)
+        if place.exists():
+            replaced = place.parent / f".{place.name}.replaced-{os.getpid()}"
+            place.rename(replaced)
+            partial.rename(place)
+            shutil.rmtree(replaced, ignore_errors=True)
         else:
-            partial.rename(outdir)
+            partial.rename(place)
+    except BrokenPipeError:  # of the account on the screen, not of the folder
+        raise
+    except (OSError, SafetensorError) as error:
+        raise HeadError(f"the run directory {outdir} cannot be written: {reason(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def reason(error: OSError | SafetensorError) -> str:
+    """Return why a file could not be written, in the words of the system where it has some."""
+    said = re.search(r"\(os error (\d+)\)", str(error))  # safetensors puts the number into its sentence
+    number = int(said[1]) if said else getattr(error, "errno", None)
+    return os.strerror(number) if number else " ".join(str(error).split())
+
+
 def refuse_existing(outdir: Path, overwrite: bool) -> None:
-    """Raise HeadError where `outdir` is a file, or holds something and `overwrite` is not given."""
-    if outdir.exists() and not outdir.is_dir():
-        raise HeadError(f"--output {outdir} is a file; name a directory")
+    """Raise HeadError where `outdir` cannot become a run, or holds something and `overwrite` is not given."""
+    nearest = next(path for path in (outdir, *outdir.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise HeadError(f"--output {outdir}: {nearest} is a file; name a directory")
+    place, here = outdir.resolve(), Path.cwd()
+    if place == here or place in here.parents:
+        raise HeadError(f"--output {outdir}: the folder you are in cannot be replaced; name one inside it")
     if outdir.exists() and any(outdir.iterdir()):
         if not overwrite:
             raise HeadError(f"--output {outdir} is not empty; name another directory, or give --overwrite")
@@ -226,6 +243,7 @@ def write_predictions(folder: Path, store: Store, task: Task, probabilities: Dou
         "y_true": names.take(pa.array(task.labels)),
         **probability_columns(probabilities, task.classes),
         "y_pred": names.take(pa.array(decided)),
+        "digest": store.column("digest").take(pa.array(task.rows)),
     }
     pq.write_table(pa.table(table), folder / PREDICTIONS, compression="zstd")
     shown = probabilities[:, 1] if task.binary else probabilities
@@ -237,42 +255,6 @@ def write_predictions(folder: Path, store: Store, task: Task, probabilities: Dou
         test_y_true=task.labels[test],
         test_y_prob=shown[test],
     )
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run, read back."""
-
-    path: Path
-    head: Head
-    card: HeadCard
-    manifest: Mapping[str, Any]
-
-    @property
-    def group_column(self) -> str | None:
-        """Column of the groups of the training, if it had any."""
-        columns = self.manifest.get("args", {}).get("columns", {})
-        return None if columns.get("group") is None else str(columns["group"])
-
-    def rows_of(self, split: str) -> Rows:
-        """Rows of one split of the training; raises HeadError where the run does not say."""
-        try:
-            table = pq.read_table(self.path / PREDICTIONS, columns=["row", "split"])
-        except (OSError, pa.ArrowException) as error:
-            raise HeadError(f"{self.path / PREDICTIONS} cannot be read: {error}") from None
-        return np.asarray(table.filter(pc.equal(table["split"], split))["row"].to_numpy(), np.int64)
-
-
-def open_run(path: Path) -> Run:
-    """Read a run directory; raises HeadError where it is not one or is damaged."""
-    if not path.is_dir():
-        raise HeadError(f"there is no run directory {path}; `heads train` makes one")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError):
-        raise HeadError(f"{path} is not a run directory: {MANIFEST} is missing or damaged") from None
-    head, card = load_head(path / MODEL)
-    return Run(path, head, card, manifest)
 
 
 def manifest_json(manifest: Manifest) -> dict[str, Any]:

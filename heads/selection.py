@@ -58,11 +58,17 @@ class Selection:
     model: LogisticModel
     trials: tuple[Trial, ...]
     best: int
+    select: SelectMetric
     notes: tuple[str, ...]
 
     @property
     def chosen(self) -> Trial:
         return self.trials[self.best]
+
+    @property
+    def score(self) -> str:
+        """What the head was chosen by, in words."""
+        return f"val {self.select.upper()} {getattr(self.chosen, f'val_{self.select}'):.4f}"
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,7 @@ def fit_and_select(
 
     validation = Design(source, val.rows, design.standardisation, device=device, memory_bytes=0)
     scores = [
-        evaluate(val.labels, probabilities.astype(np.float64), probabilities.argmax(1), resamples=0).scores
-        for probabilities in fitted.probabilities(validation)
+        evaluate(val.labels, ranking, ranking.argmax(1), resamples=0).scores for ranking in fitted.rankings(validation)
     ]
     trials = tuple(
         Trial(strength, weight, score.auprc, score.auroc, float(objective), int(passes), float(gap))
@@ -105,7 +110,7 @@ def fit_and_select(
     )
     best = int(np.argmax([getattr(score, grid.select) for score in scores]))
     model = LogisticModel(design.standardisation.on("cpu"), fitted.weights[best], fitted.intercepts[best])
-    return Selection(model, trials, best, tuple(_notes(grid, trials, best)))
+    return Selection(model, trials, best, grid.select, tuple(_notes(grid, trials, best)))
 
 
 def _fit_in_parts(
@@ -138,6 +143,8 @@ def _notes(grid: Grid, trials: tuple[Trial, ...], best: int) -> list[str]:
     if len(grid.strengths) > 1 and chosen in (min(grid.strengths), max(grid.strengths)):
         side = "smallest" if chosen == min(grid.strengths) else "largest"
         notes.append(f"the best C ({chosen:g}) is the {side} of the grid: a wider --c may do better")
+    if trials[best].class_weight == "balanced":
+        notes.append("class weight balanced: the probabilities are as if the classes were equally frequent")
     for trial in trials:
         if trial.gap > CERTIFIED:
             notes.append(

@@ -16,6 +16,8 @@ FOLDS = 5
 """Folds of a drawn split: one is the test split, one the validation split, three train."""
 MANY_GROUPS = 2000
 """From here on groups are drawn as units of one stratum; StratifiedGroupKFold takes a Python step per group."""
+MOST_NAMES = 8
+"""An error lists so many names of a split column."""
 THIN = 5
 """A class with fewer rows than this in a split makes its metrics a lottery."""
 
@@ -47,6 +49,8 @@ def read_split(column: Column, labels: Codes, groups: Codes | None, seed: int) -
             notes.append(f"{rows:,} rows with {column.name} = {str(value)!r} take no part")
     if column.missing:
         notes.append(f"{column.missing:,} rows without a value in '{column.name}' take no part")
+    if not ((codes == TRAIN).any() and (codes == TEST).any()) and (unknown := unknown_names(column)):
+        raise HeadError(f"the split column '{column.name}' cannot be used: {unknown}")
     origin = f"column '{column.name}'"
     if not (codes == VAL).any() and (codes == TRAIN).any():
         train = np.flatnonzero(codes == TRAIN)
@@ -65,6 +69,15 @@ def part_codes(column: Column) -> Codes:
     """TRAIN, VAL or TEST for each row of a split column, `MISSING` for any other value."""
     parts = np.array([_part(value) for value in column.values] + [MISSING])
     return np.asarray(parts[column.codes], np.int64)
+
+
+def unknown_names(column: Column) -> str | None:
+    """Say which names of a split column are not known, and which would be; None where all are known."""
+    if all(_part(value) != MISSING for value in column.values):
+        return None
+    found = ", ".join(repr(str(value)) for value in column.values[:MOST_NAMES])
+    more = f" and {len(column.values) - MOST_NAMES:,} more" if len(column.values) > MOST_NAMES else ""
+    return f"it holds {found}{more}; known are train (training), val (validation, valid, dev) and test"
 
 
 def _part(value: object) -> int:
@@ -144,10 +157,10 @@ def _leaks(codes: Codes, groups: Codes | None) -> list[str]:
     leaking = group[parts > 1]
     if not len(leaking):
         return []
-    rows = int(np.isin(groups, leaking).sum())
+    rows = int(np.isin(groups[known], leaking).sum())
     return [
         f"WARNING: {len(leaking):,} of {len(group):,} groups ({rows:,} rows) lie in more than one split: test scores "
-        "may be too good. Without --split the groups are kept whole"
+        "may be too good; with --split none the groups are kept whole"
     ]
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads.features import Rows
 from heads.head import ClassName
 from heads.labels import MISSING, Codes, Column, encode, read_labels
-from heads.splits import NAMES, Split, check_split, draw_split, read_split
+from heads.splits import NAMES, TEST, TRAIN, VAL, Split, check_split, draw_split, read_split
 
 LABEL, SPLIT, GROUP = "label", "split", "group"
 """Columns that are used where they are there and none is named."""
+NONE = "none"
+"""Named instead of a split or group column: use none, also where the usual one is there."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns to use; None takes the usual one if the store has it (`stratum` has no usual one)."""
+    """Columns to use; None takes the usual one if the store has it (`stratum` has no usual one), `NONE` takes none."""
 
     label: str | None = None
     split: str | None = None
@@ -59,7 +62,9 @@ class Task:
 
 
 def find_column(store: Store, given: str | None, usual: str, option: str) -> str | None:
-    """Return the column to use, None where none was named and the usual one is not there."""
+    """Return the column to use, None where none is wanted, or none was named and the usual one is not there."""
+    if given == NONE and usual in (SPLIT, GROUP):
+        return None
     if given is None:
         return usual if usual in store.column_names else None
     if given not in store.column_names:
@@ -92,7 +97,7 @@ def load_task(store: Store, columns: Columns, *, positive: str | None = None, se
     groups = _read(store, group)
     split_column = find_column(store, columns.split, SPLIT, "--split")
     split = _split(store, split_column, codes, groups, group, seed)
-    notes += [*split.notes, *check_split(split, codes, labels.values)]
+    notes += [*split.notes, *check_split(split, codes, labels.values), *_repeats(store, split)]
     stratum = None if columns.stratum is None else find_column(store, columns.stratum, "", "--strata")
     strata = _read(store, stratum)
 
@@ -104,7 +109,7 @@ def load_task(store: Store, columns: Columns, *, positive: str | None = None, se
         groups=None if groups is None else groups.codes[rows],
         strata=None if strata is None else strata.codes[rows],
         classes=labels.values,
-        columns=Columns(label, split_column, group, stratum),
+        columns=Columns(label, split_column or _off(columns.split), group or _off(columns.group), stratum),
         origin=split.origin,
         notes=tuple(notes),
     )
@@ -116,6 +121,27 @@ def _split(store: Store, name: str | None, labels: Codes, groups: Column | None,
         return read_split(encode(store.column(name), name), labels, codes, seed)
     split = draw_split(labels, codes, seed)
     return split if group is None else Split(split.codes, f"{split.origin} (column '{group}')", split.notes)
+
+
+def _off(given: str | None) -> str | None:
+    return NONE if given == NONE else None
+
+
+def _repeats(store: Store, split: Split) -> list[str]:
+    """Count the val and test rows whose sequence is in train as well; for DNA either strand is the same sequence."""
+    table = store.read_rows(["digest", "rc_digest"])
+    keys = pc.coalesce(table["rc_digest"], table["digest"])
+    strands = "" if table["rc_digest"].null_count == len(store) else " (or its reverse complement)"
+    trained = keys.filter(split.codes == TRAIN)
+    notes = []
+    for part in (VAL, TEST):
+        held = keys.filter(split.codes == part)
+        repeated = pc.sum(pc.is_in(held, trained)).as_py()
+        if repeated:
+            notes.append(
+                f"WARNING: {repeated:,} of {len(held):,} {NAMES[part]} rows have a sequence that is in train{strands}"
+            )
+    return notes
 
 
 def _read(store: Store, name: str | None) -> Column | None:

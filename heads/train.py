@@ -73,11 +73,11 @@ def train(
     with threadpool_limits(1, "blas"), runs.new_folder(outdir, overwrite) as folder:
         selection = _fit(store, task, options, device)
         chosen = selection.chosen
-        say(f"chosen: C = {chosen.C:g}, class weight {chosen.class_weight} (val AUPRC {chosen.val_auprc:.4f})")
-        for note in selection.notes:
-            say(f"  {note}")
+        say(f"chosen: C = {chosen.C:g}, class weight {chosen.class_weight} ({selection.score})")
         probabilities = selection.model.probabilities(store, task.rows, device)
         result = judge(task, f"{options.head} head", probabilities, options.judging)
+        for note in (*selection.notes, *result.notes):
+            say(f"  {note}")
         rivals = _baselines(store, task, options, device, say)
 
         decided = decide(probabilities, result.threshold)
@@ -151,7 +151,7 @@ def _baselines(store: Store, task: Task, options: TrainOptions, device: torch.de
 
             rows.append(
                 baselines.kmers(
-                    store, task, options.grid, device=device, memory_bytes=options.memory_bytes, progress=encoded
+                    store, task, options.grid.select, device=device, memory_bytes=options.memory_bytes, progress=encoded
                 )
             )
     else:
@@ -181,7 +181,7 @@ def _metrics(
         "classes": list(task.classes),
         "label": task.label,
         "split": task.origin,
-        "notes": [*task.notes, *selection.notes],
+        "notes": [*task.notes, *selection.notes, *result.notes],
         "baselines": {rival.name: rival.to_json() for rival in rivals},
         "history": [asdict(trial) for trial in selection.trials],
     }

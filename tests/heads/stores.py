@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from embedcache.commit import StoreWriter, create_store
 from embedcache.store import Commit, Layout
 
 SHARD_ROWS = 1024
+ROWS = 1500
+"""Rows of `planted`."""
 
 
 def write_store(
@@ -26,7 +29,7 @@ def write_store(
     meaningless: bool = False,
     quarantined: tuple[int, ...] = (),
 ) -> Path:
-    """Write features and their metadata columns as a finished store."""
+    """Write features and their metadata columns as a finished store; by default each row of features is a sequence."""
     rows, dim = values_ND.shape
     layout = Layout(rows, dim, str(values_ND.dtype), SHARD_ROWS)
     attributes = {
@@ -38,7 +41,14 @@ def write_store(
         "overlong": "window",
     }
     create_store(path, layout, attributes)
-    table = pa.table({"row": np.arange(rows), "id": [f"r{i}" for i in range(rows)], **columns})
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in values_ND]
+    usual = {
+        "row": np.arange(rows),
+        "id": [f"r{i}" for i in range(rows)],
+        "digest": pa.array(digests, pa.binary(16)),
+        "rc_digest": pa.nulls(rows, pa.binary(16)),
+    }
+    table = pa.table(usual | dict(columns))
     writer = StoreWriter(path)
     for shard in range(layout.shards):
         start, stop = layout.bounds(shard)
@@ -49,7 +59,7 @@ def write_store(
     return path
 
 
-def planted(rows: int = 1500, dim: int = 24, classes: int = 2, seed: int = 0) -> tuple[Any, Any]:
+def planted(rows: int = ROWS, dim: int = 24, classes: int = 2, seed: int = 0) -> tuple[Any, Any]:
     """Return float16 features (N, D) with means far from zero, and class codes (N,) that depend on them."""
     rng = np.random.default_rng(seed)
     mixing = rng.standard_normal((dim, dim)) * np.arange(1, dim + 1) ** -0.7

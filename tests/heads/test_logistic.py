@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,14 +151,20 @@ def test_agrees_with_scikit_learn():
         assert (ours.classes_ == theirs.classes_).all()
 
 
-def test_probabilities_of_the_grid_are_those_of_its_heads():
+def test_the_grid_ranks_rows_as_its_heads_do_and_keeps_apart_what_probabilities_near_one_do_not():
     X, codes = planted(500, 10)
-    grid, *_ = fit(X, codes)
-    source, rows = ArrayRows(X), np.arange(len(X))
-    probabilities = grid.probabilities(Design(source, rows, standardise(source, rows)))
-    assert probabilities.shape == (16, 500, 2)
-    alone = LogisticHead(C=STRENGTHS[3]).fit(X, codes).predict_proba(X)
-    np.testing.assert_allclose(probabilities[3], alone, atol=1e-4)
+    for labels in (codes, planted(500, 10, 3)[1]):
+        grid, *_ = fit(X, labels)
+        source, rows = ArrayRows(X), np.arange(len(X))
+        rankings = list(grid.rankings(Design(source, rows, standardise(source, rows))))
+        assert len(rankings) == 16
+        alone = LogisticHead(C=STRENGTHS[3]).fit(X, labels).predict_proba(X)
+        found = rankings[3] if labels.max() == 2 else 1 / (1 + np.exp(-rankings[3]))
+        np.testing.assert_allclose(found, alone, atol=1e-4)
+    far = replace(grid, weights=1000 * fit(X, codes)[0].weights, intercepts=fit(X, codes)[0].intercepts)
+    ranking = next(far.rankings(Design(source, rows, standardise(source, rows))))
+    assert ranking.dtype == np.float64
+    assert len(np.unique(ranking[:, 1])) > 0.99 * len(X)
 
 
 def test_values_that_are_not_finite_are_refused_by_name():

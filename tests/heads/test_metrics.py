@@ -114,3 +114,25 @@ def test_the_threshold_is_the_best_of_all_cuts(metric, digits):
 def test_a_threshold_lies_between_scores():
     threshold = tune_threshold(np.array([False, True, True]), np.array([0.2, 0.4, 0.9]), "f1")
     assert threshold.value == pytest.approx(0.3)
+
+
+def test_one_group_gets_no_interval_and_few_groups_a_note():
+    case = binary(rows=60, rate=0.5)
+    one = evaluate(*case, groups=np.zeros(60, np.int64))
+    assert one.intervals is None
+    assert one.to_json()["auprc_ci"] is None
+    assert one.notes == ("has 1 group: it gets no intervals",)
+    three = evaluate(*case, groups=np.arange(60) % 3)
+    assert three.intervals is not None
+    assert three.notes == ("has 3 groups: its intervals are rough",)
+    assert evaluate(*case, groups=np.arange(60) % 10).notes == ()
+    assert evaluate(*case).notes == ()
+
+
+def test_resamples_that_lack_a_class_are_counted():
+    labels, probabilities, predictions = binary(rows=40, rate=0.0)
+    counts = np.concatenate(list(resample(40, 200, None, 0)))
+    lacking = int(((counts[:, labels == 1].sum(1) == 0) | (counts[:, labels == 0].sum(1) == 0)).sum())
+    assert lacking
+    (note,) = evaluate(labels, probabilities, predictions, resamples=200).notes
+    assert note == f"lacks a class in {lacking} of 200 resamples: its AUROC interval does without them"

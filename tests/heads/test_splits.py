@@ -111,9 +111,10 @@ def test_too_few_groups_are_refused():
 
 
 def test_leaking_groups_are_counted_and_not_refused():
-    split = encode(column(["train", "test", "val", "train", "test", "val"]), "split")
-    read = read_split(split, np.array([0, 1, 0, 1, 0, 1]), np.array([0, 0, 1, 2, 3, 4]), 0)
+    split = encode(column(["train", "test", "val", "train", "test", "val", "train"]), "split")
+    read = read_split(split, np.array([0, 1, 0, 1, 0, 1, MISSING]), np.array([0, 0, 1, 2, 3, 4, 0]), 0)
     assert "1 of 5 groups (2 rows) lie in more than one split" in read.notes[0]
+    assert "with --split none the groups are kept whole" in read.notes[0]
 
 
 def test_a_split_without_positives_is_refused_with_its_counts():
@@ -135,3 +136,11 @@ def test_thin_classes_are_named():
         "val has very few rows of class yes (2): its metrics say little",
         "test has very few rows of class yes (2): its metrics say little",
     ]
+
+
+def test_a_split_column_without_known_names_is_refused_with_its_names_and_the_known_ones():
+    split = encode(column(["a", "b", "a", "c"]), "fold")
+    with pytest.raises(
+        HeadError, match=r"'fold' .*holds 'a', 'b', 'c'; known are train .*validation, valid, dev.* test"
+    ):
+        read_split(split, np.array([0, 1, 0, 1]), None, 0)

@@ -7,75 +7,18 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
-from cli.heads import heads as program
-from embedcache.errors import EmbedcacheError
-from tests.heads.stores import planted, write_store
-
-ROOT = Path(__file__).resolve().parents[2]
-ROWS = 1500
-
-
-@pytest.fixture(scope="module")
-def data():
-    X, codes = planted(ROWS)
-    rng = np.random.default_rng(7)
-    return X, codes, ["".join(letters) for letters in rng.choice(list("ACGT"), (ROWS, 50))]
-
-
-@pytest.fixture(scope="module")
-def columns(data):
-    _, codes, sequences = data
-    return {
-        "sequence": sequences,
-        "label": np.array(["host", "viral"])[codes].tolist(),
-        "split": [("train", "train", "train", "dev", "test")[i // 10 % 5] for i in range(ROWS)],
-        "group": [f"parent{i // 10}" for i in range(ROWS)],
-        "context": [("CG", "CHG", "CHH")[i % 3] for i in range(ROWS)],
-    }
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, data, columns):
-    return write_store(tmp_path_factory.mktemp("stores") / "reads.zarr", data[0], columns)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, store):
-    """A run of the default command, with its output."""
-    folder = tmp_path_factory.mktemp("trained")
-    result = run(folder, "train", "--features", store, "--strata", "context", "--bootstrap", "100")
-    return folder / "runs" / "reads-lr", result.stdout
-
-
-def run(folder, *arguments):
-    """Run the program in a folder; raises what it raises."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        return CliRunner().invoke(program, [str(word) for word in arguments], catch_exceptions=False)
-    finally:
-        os.chdir(before)
-
-
-def refused(folder, *arguments) -> str:
-    """Run the program, which must refuse, and leave the folder as it was; return its sentence."""
-    before = sorted(Path(folder).rglob("*"))
-    with pytest.raises(EmbedcacheError) as caught:
-        run(folder, *arguments)
-    assert sorted(Path(folder).rglob("*")) == before
-    return str(caught.value)
+from tests.heads.program import ROOT, process, refused, run
+from tests.heads.stores import ROWS, planted, write_store
 
 
 def test_train_with_nothing_but_a_store_leaves_a_whole_run(trained):
@@ -153,7 +96,7 @@ def test_the_chosen_head_is_the_one_scikit_learn_would_choose(trained, data, col
 def test_predictions_hold_every_row_that_took_part(trained, data):
     outdir, _ = trained
     table = pq.read_table(outdir / "predictions.parquet")
-    assert table.column_names == ["row", "id", "split", "y_true", "y_prob", "y_pred"]
+    assert table.column_names == ["row", "id", "split", "y_true", "y_prob", "y_pred", "digest"]
     assert len(table) == ROWS
     assert set(table["split"].to_pylist()) == {"train", "val", "test"}
     threshold = json.loads((outdir / "metrics.json").read_text())["threshold"]
@@ -190,7 +133,8 @@ def test_predict_scores_a_store_without_labels(trained, data, tmp_path):
 def test_evaluate_on_another_store_takes_all_its_rows_and_matches_classes_by_name(trained, data, tmp_path):
     outdir, _ = trained
     X, codes, _ = data
-    other = write_store(tmp_path / "other.zarr", X[:400], {"kind": np.array(["host", "viral"])[codes[:400]].tolist()})
+    labels = np.array(["host", "viral"])[codes[:400]].tolist()
+    other = write_store(tmp_path / "other.zarr", X[:400] + 1, {"kind": labels})
     said = run(tmp_path, "evaluate", outdir, "--features", other, "--label", "kind", "--bootstrap", "0").stdout
     assert "all rows" in said
     assert "400 rows" in said
@@ -213,11 +157,21 @@ def test_features_of_another_encoder_are_refused_naming_both(trained, data, tmp_
 def test_three_classes_get_one_probability_each(tmp_path):
     X, codes = planted(900, 16, 3)
     many = write_store(tmp_path / "many.zarr", X, {"label": codes}, alphabet="protein")
-    said = run(tmp_path, "train", "--features", many, "--bootstrap", "50").stdout
+    said = run(tmp_path, "train", "--features", many, "--bootstrap", "100").stdout
     assert "no k-mer baseline: the store keeps no sequences" in said
     outdir = tmp_path / "runs" / "many-lr"
     table = pq.read_table(outdir / "predictions.parquet")
-    assert table.column_names == ["row", "id", "split", "y_true", "y_prob_0", "y_prob_1", "y_prob_2", "y_pred"]
+    assert table.column_names == [
+        "row",
+        "id",
+        "split",
+        "y_true",
+        "y_prob_0",
+        "y_prob_1",
+        "y_prob_2",
+        "y_pred",
+        "digest",
+    ]
     metrics = json.loads((outdir / "metrics.json").read_text())
     assert metrics["threshold"] is None
     assert metrics["test"]["auroc"] > 0.7
@@ -290,14 +244,6 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(data, columns, tmp_path,
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_said(store, tmp_path):
     assert "torch sees no GPU" in refused(tmp_path, "train", "--features", store, "--device", "cuda")
-
-
-def process(*arguments, cwd):
-    """Run the program as a process of its own."""
-    code = "from cli.heads import main; main()"
-    words = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(cwd)}
-    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_one_line(tmp_path):

@@ -1,0 +1,88 @@
+"""A finished run, read back: its head, the columns it was trained on, and which rows trained, tuned and judged it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embedcache.errors import HeadError
+from heads.features import Rows
+from heads.head import Head, HeadCard, load_head
+from heads.runs import MANIFEST, MODEL, PREDICTIONS
+from heads.task import GROUP, NONE, SPLIT, Columns
+
+_ROWS = pa.schema({"row": pa.int64(), "id": pa.string(), "split": pa.string(), "digest": pa.binary(16)})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    head: Head
+    card: HeadCard
+    columns: Columns
+    """The columns of the training."""
+    rows_digest: str
+    """Of the store of the training (see `heads.runs.rows_digest`)."""
+
+    @property
+    def split_column(self) -> str:
+        """Column that names the split of each row of a store."""
+        return SPLIT if self.columns.split in (None, NONE) else str(self.columns.split)
+
+    @property
+    def group_column(self) -> str | None:
+        """Column of the groups that the bootstrap draws; None where the training was told to use none."""
+        return None if self.columns.group == NONE else self.columns.group or GROUP
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """Row, id, split and sequence digest of all rows that took part; raises HeadError where the run does not say."""
+        file = self.path / PREDICTIONS
+        try:
+            return pq.read_table(file, columns=_ROWS.names).select(_ROWS.names).cast(_ROWS)
+        except FileNotFoundError:
+            raise HeadError(f"{file} is missing: it says which rows trained the head") from None
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            raise HeadError(f"{file} is damaged: it does not say which rows trained the head") from None
+
+    def rows_of(self, split: str, store_rows: int) -> Rows:
+        """Rows of one split of the training, in its own store of `store_rows` rows."""
+        rows = self.rows["row"].filter(pc.equal(self.rows["split"], split)).to_numpy()
+        if len(rows) and not (rows.min() >= 0 and rows.max() < store_rows):
+            raise HeadError(f"{self.path / PREDICTIONS} is damaged: it names rows that the store does not have")
+        return np.asarray(rows, np.int64)
+
+    def seen(self, ids: pa.ChunkedArray, digests: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which records, given by id and sequence digest, trained or tuned the head."""
+        used = self.rows.filter(pc.is_in(self.rows["split"], pa.array(["train", "val"])))
+        known = pc.is_in(_keys(ids, digests), _keys(used["id"], used["digest"]))
+        return np.asarray(known.to_numpy(), np.bool_)
+
+
+def _keys(ids: pa.ChunkedArray, digests: pa.ChunkedArray) -> pa.ChunkedArray:
+    # the digest has a fixed width, so the two run together without doubt where one ends
+    return pc.binary_join_element_wise(digests.cast(pa.binary()), ids.cast(pa.binary()), b"")
+
+
+def open_run(path: Path) -> Run:
+    """Read a run directory; raises HeadError where it is not one or is damaged."""
+    if not path.is_dir():
+        raise HeadError(f"there is no run directory {path}; `heads train` makes one")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        columns, digest = Columns(**manifest["args"]["columns"]), manifest["store_rows_digest"]
+        if not isinstance(digest, str) or not all(isinstance(name, str | None) for name in vars(columns).values()):
+            raise TypeError("a field of the manifest has the wrong type")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise HeadError(f"{path} is not a run directory: {MANIFEST} is missing or damaged") from None
+    head, card = load_head(path / MODEL)
+    return Run(path, head, card, columns, digest)
