@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,19 @@ from embedcache.store import Store
 from embedcache.throughput import Throughput
 
 THROUGHPUT = "embeddings/throughput.json"
+PEAK_OF_EXTRACT = """
+import sys
+from cli.embedcache import cli
+cli(sys.argv[1:], standalone_mode=False)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+"""Prints the peak of its own memory in kB; ru_maxrss would count the process that started it too."""
+
+
+def peak_of_extract(*arguments: object) -> float:
+    """Run `embedcache extract --quiet` in a process of its own; its peak of memory in bytes."""
+    words = [sys.executable, "-c", PEAK_OF_EXTRACT, "extract", "--quiet", *map(str, arguments)]
+    return 1024.0 * int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
 
 def random_reads(count: int, seed: int = 0, shortest: int = 20, longest: int = 120) -> list[str]:

@@ -19,7 +19,7 @@ from embedcache.preflight import Options
 from embedcache.status import store_status
 from embedcache.store import StorePaths
 from embedcache.throughput import read_throughput
-from tests.stores import make_store, random_reads, run_extract, store_bytes, write_fasta
+from tests.stores import make_store, peak_of_extract, random_reads, run_extract, store_bytes, write_fasta
 
 PROGRAM = [sys.executable, "-c", "from cli.embedcache import main; main()"]
 
@@ -389,16 +389,8 @@ def test_the_peak_of_memory_is_independent_of_the_number_of_rows(tmp_path: Path)
         with (tmp_path / "r.fa").open("w") as file:
             for i in range(count):
                 file.write(f">r{i}\n{reads[i % 200]}\n")
-        code = (
-            "import resource, sys; from cli.embedcache import cli; cli(sys.argv[1:], standalone_mode=False); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        arguments = ["extract", "--quiet", "--model", "kmer:4", "--input", tmp_path / "r.fa", "--restart", "--output"]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, [*arguments, tmp_path / "s.zarr"])],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        peaks.append(int(done.stdout) * 1024)
+        arguments = ("--model", "kmer:4", "--input", tmp_path / "r.fa", "--restart", "--output", tmp_path / "s.zarr")
+        peaks.append(peak_of_extract(*arguments))
     assert peaks[1] - peaks[0] < 16 * 100_000 + 60e6
 
 
