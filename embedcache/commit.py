@@ -3,6 +3,9 @@
 For each shard: take its lock, write the embeddings to ``.partial``, fsync, rename, fsync the folder; the rows part the
 same way; last the commit record. A shard without a record does not exist for readers, and resuming means doing the
 shards that have none. Space is reserved before it is written, so a full disk is an error and not a torn file.
+
+A file that shards share (`Layout.is_shared`) is read, filled in and replaced by one process at a time: it always holds all
+rows that were committed, and what it holds of others does not count.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache.errors import StoreError
-from embedcache.shardmap import shard_index
-from embedcache.store import CHUNK_ROWS, Commit, Layout, StorePaths, read_attributes, read_commit, read_layout
+from embedcache.layout import CHUNK_ROWS, Layout, StorePaths, read_layout
+from embedcache.shardmap import chunks_in_row_order, shard_index
+from embedcache.store import Commit, read_attributes, read_commit
 
 _CRC_BLOCK = 1 << 22
 
@@ -86,6 +90,17 @@ def to_json(value: Any) -> memoryview:
     return memoryview((json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
+def write_layout(paths: StorePaths, layout: Layout) -> None:
+    """Write what says how the arrays are cut, where it is not yet so; the number of records, which counts, comes last."""
+    contents = {paths.array_metadata: to_json(layout.array_metadata())}
+    if layout.offsets is not None:
+        contents |= {paths.offsets_chunk(i): memoryview(chunk.data) for i, chunk in enumerate(layout.offsets_chunks())}
+        contents[paths.offsets_metadata] = to_json(layout.offsets_metadata())
+    for file, content in contents.items():
+        if not file.exists() or file.read_bytes() != content.cast("B"):
+            write_durably(file, [content])
+
+
 def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
     """The ``zarr.json`` of the store's group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
@@ -107,7 +122,7 @@ def create_store(path: str | Path, layout: Layout, attributes: dict[str, Any]) -
         paths.array.mkdir(parents=True)
         for folder in ("c", "rows", "commit"):
             (paths.array / folder).mkdir()
-        write_durably(paths.array_metadata, [to_json(layout.array_metadata())])
+        write_layout(paths, layout)
         write_durably(paths.group, [to_json(group_metadata(attributes))])
         creating.rename(root)
         fsync_folder(root.parent)
@@ -182,6 +197,11 @@ class ShardLock:
             os.close(descriptor)
         return False
 
+    def wait(self) -> None:
+        """Take the lock as soon as it is free."""
+        while not self.acquire():
+            pass
+
     def release(self) -> None:
         """Give the lock back and remove its file."""
         if self._descriptor is not None:
@@ -218,15 +238,17 @@ class StoreWriter:
 
     def update(self, layout: Layout, attributes: dict[str, Any]) -> None:
         """Replace the attributes and the number of rows (an input that has grown)."""
-        if layout != self.layout:
-            write_durably(self.paths.array_metadata, [to_json(layout.array_metadata())])
+        write_layout(self.paths, layout)
         if attributes != self.attributes:
             write_durably(self.paths.group, [to_json(group_metadata(attributes))])
         self.layout, self.attributes = layout, attributes
 
     def finish_metadata(self) -> None:
         """Take back the mark that says that rows parts are being rewritten."""
-        self.update(self.layout, {key: value for key, value in self.attributes.items() if key != "metadata_pending"})
+        attributes = {key: value for key, value in self.attributes.items() if key != "metadata_pending"}
+        if attributes != self.attributes:
+            write_durably(self.paths.group, [to_json(group_metadata(attributes))])
+        self.attributes = attributes
 
     def commit_of(self, shard: int) -> Commit | None:
         """The commit record of a shard as it stands on disk now; raises `StoreError` if the store was replaced."""
@@ -244,28 +266,63 @@ class StoreWriter:
         finally:
             lock.release()
 
+    def withdraw(self, commit: Commit) -> None:
+        """Take back the record of a shard whose files are damaged, unless a process is making it again already.
+
+        Before anything is written: a shared file that is made anew holds nothing of the shards that had rows in the old.
+        """
+        with self.locked(commit.shard) as held:
+            if held and self.commit_of(commit.shard) == commit:
+                self.paths.commit(commit.shard).unlink()
+                fsync_folder(self.paths.commit(commit.shard).parent)
+
     def write_shard(self, values_ND: NDArray[np.generic], part: pa.Table, commit: Commit) -> None:
-        """Write one shard: payload, rows part, then `commit` completed with sizes and checksums.
+        """Write one shard: its rows of the array, the rows part, then `commit` completed with sizes and checksums.
 
         Parameters
         ----------
-        values_ND : (n, D) of the layout's type, the shard's rows in order.
-        part : n rows of the rows table.
+        values_ND : (n, D) of the layout's type, the rows of the shard's records in order.
+        part : one row of the rows table for each record.
         commit : the record, its byte counts and checksums still empty.
         """
-        start, stop = self.layout.bounds(commit.shard)
-        if values_ND.shape != (stop - start, self.layout.dim) or len(part) != stop - start:
-            raise ValueError(f"shard {commit.shard} takes {stop - start} rows of {self.layout.dim} values")
-        chunks = self.layout.chunks(len(values_ND))
-        tail = np.full((chunks * CHUNK_ROWS - len(values_ND), self.layout.dim), np.nan, values_ND.dtype)
-        payload = [
-            memoryview(np.ascontiguousarray(values_ND).view(np.uint8).reshape(-1).data),
-            memoryview(tail.tobytes()),
-        ]
-        index = shard_index(chunks, CHUNK_ROWS * self.layout.row_bytes, self.layout.shard_rows // CHUNK_ROWS)
-        write_durably(self.paths.shard(commit.shard), [*payload, memoryview(index)])
-        payload_bytes = sum(len(block) for block in payload)
-        self._write_part(part, commit, payload_bytes, crc32c(payload))
+        layout, shard = self.layout, commit.shard
+        (start, stop), (first, last) = layout.bounds(shard), layout.span(shard)
+        if values_ND.shape != (last - first, layout.dim) or len(part) != stop - start:
+            raise ValueError(f"shard {shard} takes {stop - start} records, {last - first} rows of {layout.dim} values")
+        done = 0
+        for file, begin, end in layout.pieces(first, last - first):
+            rows_nD = values_ND[done : done + end - begin]
+            if layout.is_shared(begin, end):
+                self._fill_in(file, begin, rows_nD)
+            else:
+                self._write_file(file, rows_nD)
+            done += end - begin
+        tail = 0 if layout.offsets is not None else layout.chunks(len(values_ND)) * CHUNK_ROWS - len(values_ND)
+        payload = [_bytes_of(values_ND), _bytes_of(_no_rows(tail, layout))]
+        self._write_part(part, commit, sum(map(len, payload)), crc32c(payload))
+
+    def _write_file(self, file: int, rows_nD: NDArray[np.generic]) -> None:
+        layout = self.layout
+        chunks = layout.chunks(len(rows_nD))
+        tail = _no_rows(chunks * CHUNK_ROWS - len(rows_nD), layout)
+        index = shard_index(chunks, layout.chunk_bytes, layout.file_chunks)
+        write_durably(self.paths.file(file), [_bytes_of(rows_nD), _bytes_of(tail), memoryview(index)])
+
+    def _fill_in(self, file: int, at: int, rows_nD: NDArray[np.generic]) -> None:
+        """Put rows into their place of a file that shards share, and keep whatever else it holds."""
+        layout, path = self.layout, self.paths.file(file)
+        low, high = layout.file_bounds(file)
+        lock = ShardLock(self.paths.file_lock(file))
+        lock.wait()
+        try:
+            held = CHUNK_ROWS * chunks_in_row_order(path, layout.chunk_bytes, layout.file_chunks)
+            filled = _no_rows(max(held, high - low), layout)
+            if held:
+                filled[:held] = np.memmap(path, layout.dtype, "r", shape=(held, layout.dim))
+            filled[at : at + len(rows_nD)] = rows_nD
+            self._write_file(file, filled)
+        finally:
+            lock.release()
 
     def write_part(self, part: pa.Table, commit: Commit) -> None:
         """Rewrite only the rows part of a shard whose metadata changed; the embeddings stay as they are."""
@@ -290,7 +347,10 @@ class StoreWriter:
 
     def sweep(self, shard: int) -> None:
         """Remove what an interrupted write of a shard left behind; only while its lock is held."""
-        for file in (self.paths.shard(shard), self.paths.part(shard), self.paths.commit(shard)):
+        first, last = self.layout.span(shard)
+        pieces = self.layout.pieces(first, last - first)
+        own = [self.paths.file(file) for file, begin, end in pieces if not self.layout.is_shared(begin, end)]
+        for file in (*own, self.paths.part(shard), self.paths.commit(shard)):
             with suppress(OSError):
                 file.with_name(f"{file.name}.partial").unlink(missing_ok=True)
 
@@ -300,3 +360,11 @@ class StoreWriter:
             lock = ShardLock(file)
             if lock.acquire():
                 lock.release()
+
+
+def _bytes_of(values: NDArray[np.generic]) -> memoryview:
+    return memoryview(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)
+
+
+def _no_rows(rows: int, layout: Layout) -> NDArray[np.generic]:
+    return np.full((rows, layout.dim), np.nan, layout.dtype)

@@ -14,29 +14,27 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedcache.alphabet import KNOWN, Letters, digests, normalise
 from embedcache.commit import ShardLock, to_json, write_durably
 from embedcache.encoders.encoder import Budget, Encoder
+from embedcache.encoders.fidelity import Witnesses, fidelity
 from embedcache.errors import EmbedcacheError, InputError, Interrupted, StoreError
+from embedcache.layout import Layout
 from embedcache.memory import give_freed_pages_back
-from embedcache.packing import truncate
-from embedcache.plan import digest_of, slices
+from embedcache.plan import slices
 from embedcache.prefetch import prefetched
 from embedcache.preflight import Options, Preflight, prepare
 from embedcache.progress import Progress
-from embedcache.records import ID, SEQUENCE, Source
-from embedcache.store import CHUNK_ROWS, Commit, Layout
+from embedcache.records import ID, Source
+from embedcache.store import Commit
 from embedcache.throughput import Throughput, read_throughput
 from embedcache.tokens import Tokens
+from embedcache.window import Window
 
 
 def extract(source: Source, encoder: Encoder, output: str | Path, options: Options, progress: Progress) -> Throughput:
@@ -65,6 +63,8 @@ def extract(source: Source, encoder: Encoder, output: str | Path, options: Optio
             run.shards(stop)
         finally:
             throughput.finish(encoder, run.budget)
+            if run.finished:
+                throughput.fidelity = fidelity(encoder, run.readout, run.witnesses, throughput.seconds)
             if throughput.rows:
                 runs = [*read_throughput(output), throughput.to_dict()]
                 write_durably(preflight.writer.paths.throughput, [to_json(runs)])
@@ -79,26 +79,6 @@ def extract(source: Source, encoder: Encoder, output: str | Path, options: Optio
     return throughput
 
 
-@dataclass
-class Window:
-    """The records of one shard on their way through."""
-
-    shard: int
-    records: pa.RecordBatch
-    lock: ShardLock
-    letters: Letters
-    digests: list[bytes]
-    rc_digests: list[bytes | None]
-    tokens: Tokens | None = None
-    """Of the distinct sequences; None where only the metadata has changed."""
-    distinct_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Which distinct sequence each record has."""
-    n_tokens: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    set_aside: list[int] = field(default_factory=list)
-    """Records of the window that are not encoded (``--overlong skip``)."""
-    counts: dict[str, int] = field(default_factory=dict)
-
-
 class _Run:
     def __init__(
         self,
@@ -110,10 +90,12 @@ class _Run:
         throughput: Throughput,
     ) -> None:
         self.source, self.encoder, self.options, self.progress = source, encoder, options, progress
-        self.preflight, self.readout, self.writer = preflight, preflight.readout, preflight.writer
+        self.preflight, self.encoding, self.writer = preflight, preflight.encoding, preflight.writer
+        self.readout = preflight.encoding.readout
         self.throughput = throughput
         self.layout: Layout = preflight.layout
         self.budget = Budget(options.batch_tokens or encoder.batch_tokens)
+        self.witnesses = Witnesses(encoder)
         self.busy: list[int] = []
         self.finished = False
         self._held: list[ShardLock] = []
@@ -169,7 +151,12 @@ class _Run:
                 lock.release()  # another process finished it since the pre-flight
                 continue
             self.writer.sweep(shard)
-            yield self._prepare(shard, records, lock, encode=commit.encode)
+            window, plan = Window.of(shard, records, lock, self.encoding), self.preflight.plan
+            if window.units(plan.unit_rows) != plan.units[plan.units_of(start, stop)]:
+                raise self._changed()
+            if commit.encode:
+                window.tokenize(self.encoding)
+            yield window
         if shard + 1 != self.layout.shards:
             raise self._changed()
 
@@ -178,60 +165,58 @@ class _Run:
             f"{self.source.name} has changed while it was read: run the same command again once it is finished"
         )
 
-    def _prepare(self, shard: int, records: pa.RecordBatch, lock: ShardLock, encode: bool) -> Window:
-        units = [records.slice(start, CHUNK_ROWS) for start in range(0, len(records), CHUNK_ROWS)]
-        first, last = self.preflight.units(shard)
-        if [digest_of(u.column(ID), u.column(SEQUENCE)) for u in units] != self.preflight.plan.units[first:last]:
-            raise self._changed()
-        letters = normalise(Letters.of(records.column(SEQUENCE)), self.encoder.alphabet)
-        plain, canonical = digests(letters, self.encoder.alphabet)
-        window = Window(shard, records, lock, letters, plain, canonical)
-        if not encode:
-            return window
-        number: dict[bytes, int] = {}
-        window.distinct_of = np.asarray([number.setdefault(digest, len(number)) for digest in plain], np.int64)
-        firsts = np.unique(window.distinct_of, return_index=True)[1]
-        tokens = self.encoder.tokenize(letters.take(firsts) if len(firsts) < len(plain) else letters)
-        window.n_tokens = tokens.lengths[window.distinct_of]
-        window.tokens = self._overlong(tokens, window)
-        unknown = ~np.isin(np.arange(256), list(KNOWN[self.encoder.alphabet]))
-        window.counts = {
-            "tokens": int(window.n_tokens.sum()),
-            "distinct_sequences": len(firsts),
-            "overlong": int((window.n_tokens > (self.encoder.token_limit or np.iinfo(np.int64).max)).sum()),
-            "unknown_letters": int(unknown[letters.bytes_].sum()),
-        }
-        return window
-
-    def _overlong(self, tokens: Tokens, window: Window) -> Tokens:
-        limit = self.encoder.token_limit
-        policy = self.preflight.overlong
-        if limit is None or policy == "window" or not (tokens.lengths > limit).any():
-            return tokens
-        if policy == "skip":
-            window.set_aside = np.flatnonzero(window.n_tokens > limit).tolist()
-            return truncate(tokens, limit, self.encoder.special, keep=sum(self.encoder.special) + 1)
-        return truncate(tokens, limit, self.encoder.special)
-
     def encode(self, window: Window) -> NDArray[np.generic] | None:
-        """Encode a window's distinct sequences and scatter them to its rows, in the stored type."""
+        """Encode a window's distinct sequences and scatter them to its records' rows, in the stored type."""
         if window.tokens is None:
             return None
         start = time.perf_counter()
-        distinct = np.empty((len(window.tokens), self.readout.dim), self.layout.dtype)
-        bad: dict[int, str] = {}
-        for rows, vectors in self.encoder.vectors(window.tokens, self.readout, self.budget, self._encoded):
-            with np.errstate(over="ignore"):
-                distinct[rows] = vectors
-            finite = np.isfinite(distinct[rows]).all(axis=1)
-            for row, vector in zip(rows[~finite], vectors[~finite], strict=True):
-                bad[int(row)] = "NaN or infinite" if not np.isfinite(vector).all() else f"beyond {self.layout.dtype}"
-        one_each = len(distinct) == len(window.distinct_of)
-        values = distinct if one_each else distinct[window.distinct_of]
+        if len(window.tokens):
+            self.witnesses.see(window.tokens)
+        encode = self._vectors if self.readout.pooled else self._token_rows
+        values, bad = encode(window, window.tokens)
         self._set_aside(window, bad, values)
         give_freed_pages_back()
         self.throughput.compute_seconds += time.perf_counter() - start
         return values
+
+    def _vectors(self, window: Window, tokens: Tokens) -> tuple[NDArray[np.generic], dict[int, str]]:
+        """One row a record, (n, D), and what is wrong with the vector of which distinct sequence."""
+        distinct = np.empty((len(tokens) + 1, self.readout.dim), self.layout.dtype)
+        distinct[-1] = np.nan  # of records that are not encoded
+        bad: dict[int, str] = {}
+        for rows, vectors in self.encoder.vectors(tokens, self.readout, self.budget, self._encoded):
+            with np.errstate(over="ignore"):
+                distinct[rows] = vectors
+            finite = np.isfinite(distinct[rows]).all(axis=1)
+            for row, vector in zip(rows[~finite].tolist(), vectors[~finite], strict=True):
+                bad[row] = self._fault(tokens, row, vector)
+        one_each = len(tokens) == len(window.distinct_of)
+        return distinct[:-1] if one_each else distinct[window.distinct_of], bad
+
+    def _token_rows(self, window: Window, tokens: Tokens) -> tuple[NDArray[np.generic], dict[int, str]]:
+        """One row a token, those of the records end to end, and what is wrong with those of which distinct sequence."""
+        starts = self.layout.starts(window.shard).tolist()
+        values = np.empty((starts[-1], self.readout.dim), self.layout.dtype)
+        order = np.argsort(window.distinct_of, kind="stable")
+        borders = np.searchsorted(window.distinct_of[order], np.arange(len(tokens) + 1))
+        bad: dict[int, str] = {}
+        for rows, states in self.encoder.token_vectors(tokens, self.readout, self.budget, self._encoded):
+            for row, states_LD in zip(rows.tolist(), states, strict=True):
+                with np.errstate(over="ignore"):
+                    stored_LD = states_LD.astype(self.layout.dtype)
+                if not np.isfinite(stored_LD).all():
+                    bad[row] = self._fault(tokens, row, states_LD)
+                for record in order[borders[row] : borders[row + 1]].tolist():
+                    values[starts[record] : starts[record + 1]] = stored_LD
+        return values, bad
+
+    def _fault(self, tokens: Tokens, row: int, values: NDArray[np.float32]) -> str:
+        """What is wrong with values that cannot be stored."""
+        for pooling, ranges_n2 in tokens.focus.items():
+            if ranges_n2[row, 0] == ranges_n2[row, 1]:
+                fate = "are cut off" if self.encoding.overlong == "truncate" else "have no token"
+                return f"empty, the letters that {pooling} looks at {fate}"
+        return "NaN or infinite" if not np.isfinite(values).all() else f"beyond {self.layout.dtype}"
 
     def _encoded(self, tokens: int, sequences: int) -> None:
         self.throughput.encoded_tokens += tokens
@@ -244,16 +229,24 @@ class _Run:
             place = self.source.locate([window.shard * self.layout.shard_rows + row])[0]
             why = bad[int(window.distinct_of[row])]
             way_out = "go on without such rows with --on-bad-row quarantine"
-            way_out = f"store --dtype float32, or {way_out}" if why.startswith("beyond") else way_out
+            if why.startswith("beyond"):
+                way_out = f"store --dtype float32, or {way_out}"
+            elif why.endswith("cut off"):
+                way_out = f"take --overlong window, or {way_out}"
+            elif self.encoder.precision == "float16":
+                way_out = (
+                    f"float16 may be too narrow for this encoder, take --precision bfloat16 or float32; or {way_out}"
+                )
             raise EmbedcacheError(f"the embedding of '{window.records.column(ID)[row]}' ({place}) is {why}: {way_out}")
         window.set_aside = sorted({*window.set_aside, *rows})
-        values[window.set_aside] = np.nan
+        starts = self.layout.starts(window.shard)
+        for row in window.set_aside:
+            values[starts[row] : starts[row + 1]] = np.nan
 
     def write(self, window: Window, values: NDArray[np.generic] | None) -> None:
         """Write and commit a shard; runs in the writing thread."""
         plan, shard = self.preflight.plan, window.shard
         start, stop = self.layout.bounds(shard)
-        first, last = self.preflight.units(shard)
         old = self.preflight.todo[shard].on_disk
         if values is None:
             assert old is not None
@@ -262,8 +255,8 @@ class _Run:
         commit = Commit(
             shard,
             stop - start,
-            plan.digest(first, last),
-            plan.metadata_digest(first, last),
+            plan.digest(start, stop),
+            plan.metadata_digest(start, stop),
             payload_bytes=old.payload_bytes if old else 0,
             payload_crc32c=old.payload_crc32c if old else "",
             part_bytes=0,
@@ -272,30 +265,13 @@ class _Run:
             environment=self.encoder.environment() if values is not None or old is None else old.environment,
             encoded=window.counts,
         )
-        part = self._part(window, start)
+        part = window.rows_part(start, plan, self.options.drop_sequence)
         if values is None:
             self.writer.write_part(part, commit)
         else:
             self.writer.write_shard(values, part, commit)
             self.throughput.add(stop - start, window.counts, len(window.set_aside))
         window.lock.release()
-
-    def _part(self, window: Window, start: int) -> pa.Table:
-        n, records = len(window.records), window.records
-        columns: dict[str, Any] = {
-            "row": pa.array(np.arange(start, start + n)),
-            ID: records.column(ID),
-            "digest": pa.array(window.digests, pa.binary(16)),
-            "rc_digest": pa.array(window.rc_digests, pa.binary(16)),
-            SEQUENCE: records.column(SEQUENCE),
-            "length": pa.array(window.letters.lengths),
-            "n_tokens": pa.array(window.n_tokens),
-        }
-        if self.options.drop_sequence:
-            del columns[SEQUENCE]
-        for kind in self.preflight.plan.metadata:
-            columns[kind.name] = records.column(kind.name).cast(kind.type)
-        return pa.table(columns)
 
 
 @contextmanager

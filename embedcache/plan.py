@@ -1,14 +1,15 @@
 """The pre-flight: one reading of the input that decides what will be encoded, and finds out what cannot be.
 
-It counts rows and letters, checks ids, fixes one type for every metadata column, and takes a digest of every 1,024
-records. Those digests and the fingerprint of what encodes them are the plan; a store remembers it shard by shard.
+It counts rows and letters, checks ids and positions, fixes one type for every metadata column, and takes a digest of
+every unit of records (1,024, or 16 where nothing is pooled). Those digests and the fingerprint of what encodes them are
+the plan; a store remembers it shard by shard.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +18,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedcache.alphabet import LetterCounts, Letters
+from embedcache.encoding import Encoding
 from embedcache.errors import InputError
+from embedcache.layout import CHUNK_ROWS
 from embedcache.records import ID, SEQUENCE, Source
-from embedcache.store import CHUNK_ROWS
 
 _SAMPLE, _SAMPLE_LETTERS = 2048, 2_000_000
 _INTEGER = r"^-?(0|[1-9]\d{0,17})$"
@@ -31,15 +33,18 @@ class Plan:
     """What the first reading of an input found."""
 
     rows: int = 0
+    unit_rows: int = CHUNK_ROWS
     letters: LetterCounts = field(default_factory=LetterCounts.none)
     unit_letters: list[int] = field(default_factory=list)
-    """Letters of each unit of 1,024 records."""
+    """Letters of each unit of `unit_rows` records."""
     units: list[bytes] = field(default_factory=list)
-    """Digest over the ids and sequences of each unit."""
+    """Digest over the ids and sequences of each unit, and the positions that are looked at in them."""
     metadata_units: list[bytes] = field(default_factory=list)
     """Digest over the metadata of each unit."""
     metadata: pa.Schema = field(default_factory=lambda: pa.schema([]))
     """Names and types of the metadata columns."""
+    offsets: NDArray[np.int64] | None = None
+    """(N+1,) where the rows of each record begin; None where a record has one row."""
     sample: list[str] = field(default_factory=list)
     """The first sequences, to estimate tokens from."""
 
@@ -57,13 +62,18 @@ class Plan:
         """Letters of all sequences."""
         return sum(self.unit_letters)
 
-    def digest(self, first: int, last: int) -> str:
-        """Digest over the ids and sequences of units [first, last)."""
-        return _joined(self.units[first:last])
+    def units_of(self, start: int, stop: int) -> slice:
+        """The units that records [start, stop) are in."""
+        return slice(start // self.unit_rows, -(-stop // self.unit_rows))
 
-    def metadata_digest(self, first: int, last: int) -> str:
-        """Digest over the metadata of units [first, last), and the types it is stored with."""
-        return _joined([str(self.metadata).encode(), *self.metadata_units[first:last]])
+    def digest(self, start: int, stop: int) -> str:
+        """Digest over the ids, sequences and positions of records [start, stop), whole units, and where their rows begin."""
+        place = [] if self.offsets is None else [self.offsets[start].tobytes()]
+        return _joined([*self.units[self.units_of(start, stop)], *place])
+
+    def metadata_digest(self, start: int, stop: int) -> str:
+        """Digest over the metadata of records [start, stop), whole units, and the types it is stored with."""
+        return _joined([str(self.metadata).encode(), *self.metadata_units[self.units_of(start, stop)]])
 
 
 def _joined(digests: list[bytes]) -> str:
@@ -91,23 +101,25 @@ def _one_batch(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def make_plan(source: Source) -> Plan:
-    """Read the input once.
+def make_plan(source: Source, encoding: Encoding) -> Plan:
+    """Read the input once, and once more to count its tokens where nothing is pooled.
 
     Raises
     ------
-    InputError : a record cannot be read, an id occurs twice (both places are named), or there are no records.
+    InputError : a record cannot be read or has no position where one is looked at, an id occurs twice (both places are
+        named), or there are no records.
     """
-    plan = Plan()
+    plan = Plan(unit_rows=encoding.unit_rows)
     hashes = array("q")
     types = {name: _NarrowestType(name in source.text_columns) for name in source.columns}
-    for unit in slices(source, CHUNK_ROWS):
+    for unit in slices(source, plan.unit_rows):
         ids, sequences = unit.column(ID), unit.column(SEQUENCE)
         letters = Letters.of(sequences)
+        positions = encoding.checked_positions(source, unit, plan.rows, letters.lengths)
         plan.rows += len(unit)
         plan.letters.add(letters)
         plan.unit_letters.append(len(letters.bytes_))
-        plan.units.append(digest_of(ids, sequences))
+        plan.units.append(unit_digest(unit, positions.values()))
         plan.metadata_units.append(digest_of(*(unit.column(name) for name in source.columns)))
         for name in source.columns:
             types[name].see(unit.column(name))
@@ -117,7 +129,23 @@ def make_plan(source: Source) -> Plan:
         raise InputError(f"{source.name} holds no records")
     plan.metadata = pa.schema([(name, types[name].type) for name in source.columns])
     _check_unique(source, np.frombuffer(hashes, np.int64))
+    if not encoding.readout.pooled:
+        plan.offsets = _token_offsets(source, encoding)
     return plan
+
+
+def _token_offsets(source: Source, encoding: Encoding) -> NDArray[np.int64]:
+    """Tokenize the whole input to tell where the rows of each record begin, (N+1,)."""
+    rows_of = array("q", [0])
+    for records in slices(source, CHUNK_ROWS):
+        lengths = encoding.encoder.tokenize(encoding.letters(records.column(SEQUENCE))).lengths
+        rows_of.extend(encoding.rows_of(lengths).tolist())
+    return np.cumsum(np.frombuffer(rows_of, np.int64))
+
+
+def unit_digest(records: pa.RecordBatch, positions: Iterable[NDArray[np.int64]]) -> bytes:
+    """sha256 over all that decides the values of some records: ids, sequences, and the positions looked at in them."""
+    return digest_of(records.column(ID), records.column(SEQUENCE), *map(pa.array, positions))
 
 
 def digest_of(*columns: pa.Array) -> bytes:

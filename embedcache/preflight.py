@@ -6,7 +6,7 @@ Everything that can be refused is refused here, before a byte is written.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache import __version__
-from embedcache.alphabet import Letters, digests, normalise
+from embedcache.alphabet import Letters, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store
 from embedcache.encoders.encoder import Encoder, Readout, fingerprint
+from embedcache.encoding import Encoding
 from embedcache.errors import InputError, StoreError
+from embedcache.layout import CHUNK_ROWS, DEFAULT_SHARD_ROWS, Layout, read_layout
 from embedcache.memory import give_freed_pages_back
 from embedcache.plan import Plan, make_plan, slices
 from embedcache.progress import Progress, duration, size
 from embedcache.records import ID, SEQUENCE, Source
-from embedcache.store import (
-    CHUNK_ROWS,
-    DEFAULT_SHARD_ROWS,
-    FORMAT,
-    FORMAT_VERSION,
-    Commit,
-    Layout,
-    StorePaths,
-    read_attributes,
-    read_commits,
-    read_layout,
-)
+from embedcache.resume import Todo, check_same_encoding, compare
+from embedcache.store import FORMAT, FORMAT_VERSION, Commit, read_attributes, read_commits
 
 OVERLONG = ("window", "truncate", "skip", "error")
 _SHARD_SECONDS, _SHARD_BYTES, _SHARD_LETTERS = 300.0, 70e6, 128e6
@@ -45,7 +37,10 @@ class Options:
     """What the user chose beside the encoder."""
 
     poolings: tuple[str, ...] = ("mean",)
-    layers: tuple[str | int, ...] = (-1,)
+    layers: tuple[str | int, ...] | None = None
+    """None takes the one that the encoder's authors take."""
+    one_based: bool = False
+    """Whether the columns of ``at:COLUMN`` count letters from 1."""
     dtype: str = "float16"
     batch_tokens: int | None = None
     overlong: str | None = None
@@ -58,39 +53,21 @@ class Options:
     any_alphabet: bool = False
 
 
-@dataclass(frozen=True)
-class Todo:
-    """A shard that is to be done: encoded, or only its rows part rewritten."""
-
-    encode: bool
-    on_disk: Commit | None
-
-
 @dataclass
 class Preflight:
     """All that the extraction needs to know before it starts."""
 
     plan: Plan
-    readout: Readout
-    overlong: str
+    encoding: Encoding
     layout: Layout
     todo: dict[int, Todo]
     tokens_to_do: int
     writer: StoreWriter
 
-    def units(self, shard: int) -> tuple[int, int]:
-        """First unit of 1,024 records of a shard and the unit after its last."""
-        return _units(self.layout, shard)
-
     def old_tokens(self, shard: int) -> NDArray[np.int64]:
         """The token counts in a shard's rows part as it is on disk."""
         column = pq.read_table(self.writer.paths.part(shard), columns=["n_tokens"]).column(0)
         return np.asarray(column, np.int64)
-
-
-def _units(layout: Layout, shard: int) -> tuple[int, int]:
-    start, stop = layout.bounds(shard)
-    return start // CHUNK_ROWS, -(-stop // CHUNK_ROWS)
 
 
 def prepare(source: Source, encoder: Encoder, output: Path, options: Options, progress: Progress) -> Preflight:
@@ -101,35 +78,36 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     InputError : the input or an option cannot be used with this encoder.
     StoreError : the store at `output` was made otherwise, or the disk is too small.
     """
-    readout = encoder.readout(options.poolings, options.layers)
-    overlong = _overlong(encoder, options)
-    identity = fingerprint(encoder.fingerprint, [[b.layer, b.pooling] for b in readout.blocks], overlong)
+    encoding = encoding_of(encoder, options)
+    readout = encoding.readout
     there = output.exists() and not options.restart
     if there:
-        _check_same_encoding(output, identity, encoder, readout, overlong, options)
+        check_same_encoding(output, encoding, options.dtype, not options.drop_sequence)
+        _check_shard_rows(output, options)
     elif output.exists():
         read_attributes(output)  # refuse to restart over anything but a store, before the input is read
-    plan = make_plan(source)
+    plan = make_plan(source, encoding)
     if not options.any_alphabet:
         plan.letters.check(encoder.alphabet, encoder.name)
-    if overlong == "error":
-        _check_lengths(source, encoder)
+    if encoding.overlong == "error":
+        check_lengths(source, encoding)
     tokens, seconds = _estimate(plan, encoder)
     plan.sample.clear()
-    layout = Layout(plan.rows, readout.dim, options.dtype, _shard_rows(plan, readout, options, seconds))
+    layout = Layout(plan.rows, readout.dim, options.dtype, _shard_rows(plan, readout, options, seconds), plan.offsets)
     todo: dict[int, Todo] = {shard: Todo(True, None) for shard in range(layout.shards)}
     if there:
-        on_disk = read_layout(output)
-        layout = Layout(plan.rows, on_disk.dim, on_disk.dtype, on_disk.shard_rows)
-        todo = _compare(source, encoder, plan, layout, on_disk, read_commits(output), output)
+        before = read_layout(output)
+        layout = Layout(plan.rows, before.dim, before.dtype, before.shard_rows, plan.offsets)
+        todo = compare(source, encoding, plan, layout, before, read_commits(output), output)
     encode = [shard for shard, task in todo.items() if task.encode]
-    rows = sum(stop - start for start, stop in map(layout.bounds, encode))
-    share = rows / plan.rows
+    records = sum(stop - start for start, stop in map(layout.bounds, encode))
+    rows = sum(last - first for first, last in map(layout.span, encode))
+    share = records / plan.rows
     _report(source, encoder, plan, layout, todo, tokens * share, seconds * share, output, progress)
     if there:
         _warn_of_another_environment(encoder, read_commits(output), progress)
-    _check_disk(output, rows * layout.row_bytes + 0.5 * plan.total_letters * share + 100 * rows)
-    attributes = _attributes(source, encoder, readout, identity, overlong, plan, layout, options)
+    _check_disk(output, rows * layout.row_bytes + 0.5 * plan.total_letters * share + 100 * records)
+    attributes = _attributes(source, encoding, plan, layout, options)
     if options.restart and output.exists():
         remove_store(output)
     if any(not task.encode for task in todo.values()):
@@ -138,8 +116,20 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
         create_store(output, layout, attributes)
     writer = StoreWriter(output)
     writer.update(layout, attributes)
+    for shard, task in todo.items():
+        if task.on_disk and task.withdraw:
+            writer.withdraw(task.on_disk)
+            todo[shard] = Todo(True, None)
     give_freed_pages_back()
-    return Preflight(plan, readout, overlong, layout, todo, round(tokens * share), writer)
+    return Preflight(plan, encoding, layout, todo, round(tokens * share), writer)
+
+
+def encoding_of(encoder: Encoder, options: Options) -> Encoding:
+    """What an encoder is to do; raises `InputError` where the options make no sense for it."""
+    readout = encoder.readout(options.poolings, options.layers)
+    if options.one_based and not readout.columns:
+        raise InputError("--one-based says how a column of positions counts: name the column with --pool at:COLUMN")
+    return Encoding(encoder, readout, _overlong(encoder, options), options.one_based)
 
 
 def _overlong(encoder: Encoder, options: Options) -> str:
@@ -151,13 +141,21 @@ def _overlong(encoder: Encoder, options: Options) -> str:
     return policy
 
 
-def _check_lengths(source: Source, encoder: Encoder) -> None:
+def _check_shard_rows(output: Path, options: Options) -> None:
+    """Raise `StoreError` if a store's shards are of another size than the one asked for."""
+    had = read_layout(output).shard_rows
+    if options.shard_rows and options.shard_rows != had:
+        raise StoreError(f"{output} has shards of {had:,} rows: leave out --shard-rows, or --restart")
+
+
+def check_lengths(source: Source, encoding: Encoding) -> None:
     """Raise for the first sequence over the encoder's limit, before anything is encoded."""
-    limit, row = encoder.token_limit, 0
+    encoder, row = encoding.encoder, 0
+    limit = encoder.token_limit
     if limit is None:
         return
     for unit in slices(source, CHUNK_ROWS):
-        lengths = encoder.tokenize(normalise(Letters.of(unit.column(SEQUENCE)), encoder.alphabet)).lengths
+        lengths = encoder.tokenize(encoding.letters(unit.column(SEQUENCE))).lengths
         long = np.flatnonzero(lengths > limit)
         if len(long):
             first = int(long[0])
@@ -170,36 +168,6 @@ def _check_lengths(source: Source, encoder: Encoder) -> None:
         row += len(unit)
 
 
-def _check_same_encoding(
-    output: Path, identity: str, encoder: Encoder, readout: Readout, overlong: str, options: Options
-) -> None:
-    attributes, layout = read_attributes(output), read_layout(output)
-    had = attributes["encoder"]
-    pairs = [
-        ("encoder", had["name"], encoder.name),
-        ("precision", had["precision"], encoder.precision),
-        ("blocks", [block["name"] for block in attributes["blocks"]], [block.name for block in readout.blocks]),
-        ("over-length policy", attributes["overlong"], overlong),
-        ("weights of the encoder", had["fingerprint"], encoder.fingerprint),
-        ("stored type", layout.dtype, options.dtype),
-        ("sequences kept", attributes["keeps_sequences"], not options.drop_sequence),
-    ]
-    if attributes["fingerprint"] == identity:
-        pairs = pairs[5:]
-    elif had["fingerprint"] == encoder.fingerprint:
-        pairs = pairs[2:]  # the same encoder under another name
-    elif had["name"] == encoder.name:
-        pairs.insert(1, ("seed of the random weights", had.get("seed"), encoder.origin.seed))
-    for what, before, now in pairs:
-        if before != now:
-            raise StoreError(
-                f"{output} was made with another plan ({what}: {before}, now {now}): give another --output, or --restart "
-                "to begin it anew"
-            )
-    if options.shard_rows and options.shard_rows != layout.shard_rows:
-        raise StoreError(f"{output} has shards of {layout.shard_rows:,} rows: leave out --shard-rows, or --restart")
-
-
 def _estimate(plan: Plan, encoder: Encoder) -> tuple[float, float]:
     """Tokens of the whole input and seconds to encode them, from a sample's tokens a letter and the matrix rate."""
     tokens = encoder.tokenize(normalise(Letters.of(plan.sample), encoder.alphabet)).lengths
@@ -210,82 +178,30 @@ def _estimate(plan: Plan, encoder: Encoder) -> tuple[float, float]:
 
 
 def _shard_rows(plan: Plan, readout: Readout, options: Options, seconds: float) -> int:
-    """Rows of a shard: fewer where one would take over five minutes, 70 MB, or 128 million letters of input."""
+    """Records of a shard: fewer where one would take over five minutes, 70 MB, or 128 million letters of input."""
+    unit = plan.unit_rows
     if options.shard_rows is not None:
-        if options.shard_rows < CHUNK_ROWS or options.shard_rows % CHUNK_ROWS:
-            raise InputError(f"--shard-rows {options.shard_rows} is not a multiple of {CHUNK_ROWS:,}")
+        if options.shard_rows < unit or options.shard_rows % unit:
+            raise InputError(f"--shard-rows {options.shard_rows} is not a multiple of {unit:,}")
         return options.shard_rows
     row_bytes = readout.dim * np.dtype(options.dtype).itemsize
-    rows = DEFAULT_SHARD_ROWS
-    while rows > CHUNK_ROWS:
-        units = rows // CHUNK_ROWS
+    records = DEFAULT_SHARD_ROWS
+    while records > unit:
+        units = records // unit
         letters = max(sum(plan.unit_letters[i : i + units]) for i in range(0, len(plan.unit_letters), units))
-        fits = seconds * rows / plan.rows <= _SHARD_SECONDS and rows * row_bytes <= _SHARD_BYTES
+        fits = seconds * records / plan.rows <= _SHARD_SECONDS and _most_rows(plan, records) * row_bytes <= _SHARD_BYTES
         if fits and letters <= _SHARD_LETTERS:
             break
-        rows //= 2
-    return rows
+        records //= 2
+    return records
 
 
-def _compare(
-    source: Source,
-    encoder: Encoder,
-    plan: Plan,
-    layout: Layout,
-    before: Layout,
-    commits: dict[int, Commit],
-    output: Path,
-) -> dict[int, Todo]:
-    """Tell the shards to do from the commit records; raises `StoreError` if committed sequences have changed."""
-    encoded = before.rows if len(commits) == before.shards else sum(commit.rows for commit in commits.values())
-    if layout.rows < encoded:
-        raise StoreError(
-            f"{output} was made from {encoded:,} records, the input now has {layout.rows:,}: give another --output, "
-            "or --restart to begin it anew"
-        )
-    paths, identity = StorePaths(output), read_attributes(output)["fingerprint"]
-    todo: dict[int, Todo] = {}
-    for shard in range(layout.shards):
-        commit = commits.get(shard)
-        first, last = _units(layout, shard)
-        start, stop = layout.bounds(shard)
-        if commit is None:
-            todo[shard] = Todo(True, None)
-        elif commit.fingerprint != identity or not _files_are_there(paths, layout, commit):
-            todo[shard] = Todo(True, commit)
-        elif commit.rows == stop - start and commit.digest == plan.digest(first, last):
-            if commit.metadata_digest != plan.metadata_digest(first, last):
-                todo[shard] = Todo(False, commit)
-        elif commit.rows < stop - start and _begins_like(source, encoder, layout, shard, commit, output):
-            todo[shard] = Todo(True, commit)
-        else:
-            raise StoreError(
-                f"the ids or sequences of {source.name} have changed since {output} was made, first in shard {shard} "
-                f"(records {start:,} to {stop:,}): give another --output, or --restart to begin it anew"
-            )
-    return todo
-
-
-def _files_are_there(paths: StorePaths, layout: Layout, commit: Commit) -> bool:
-    """Whether a committed shard's files still have the sizes they were written with."""
-    sizes = {
-        paths.shard(commit.shard): commit.payload_bytes + layout.index_bytes,
-        paths.part(commit.shard): commit.part_bytes,
-    }
-    return all(file.exists() and file.stat().st_size == size for file, size in sizes.items())
-
-
-def _begins_like(source: Source, encoder: Encoder, layout: Layout, shard: int, commit: Commit, output: Path) -> bool:
-    """Whether the first records of a shard that has grown are the ones that were encoded, by id and digest."""
-    # A kill between the part and its record leaves a part that is longer than the record says.
-    old = pq.read_table(StorePaths(output).part(shard), columns=[ID, "digest"]).slice(0, commit.rows)
-    for number, records in enumerate(slices(source, layout.shard_rows)):
-        if number == shard:
-            head = records.slice(0, commit.rows)
-            letters = normalise(Letters.of(head.column(SEQUENCE)), encoder.alphabet)
-            now = digests(letters, encoder.alphabet)[0]
-            return bool(head.column(ID).to_pylist() == old.column(ID).to_pylist() and now == old.column(1).to_pylist())
-    return False
+def _most_rows(plan: Plan, records: int) -> int:
+    """Rows of the largest shard of so many records."""
+    if plan.offsets is None:
+        return records
+    borders = plan.offsets[[*range(0, plan.rows, records), plan.rows]]
+    return int(np.diff(borders).max())
 
 
 def _report(
@@ -320,10 +236,11 @@ def _report(
     progress.say(f"encoder  {encoder.name}, {encoder.precision} on {encoder.device}{kind}")
     if encoder.origin.licence and encoder.origin.licence.startswith("CC BY-NC"):
         progress.say(f"         its weights are licensed {encoder.origin.licence}: no commercial use")
-    free = size(shutil.disk_usage(_existing(output)).free)
+    free = size(shutil.disk_usage(existing_folder(output)).free)
+    tokens_of = "" if layout.offsets is None else f" with {layout.length:,} tokens"
     progress.say(
-        f"store    {output}: {layout.rows:,} rows x {layout.dim:,} {layout.dtype} = {size(layout.rows * layout.row_bytes)}, "
-        f"{free} free; {layout.shards} shards of {layout.shard_rows:,} rows"
+        f"store    {output}: {layout.rows:,} rows{tokens_of} x {layout.dim:,} {layout.dtype} = "
+        f"{size(layout.length * layout.row_bytes)}, {free} free; {layout.shards} shards of {layout.shard_rows:,} rows"
     )
     encode = sum(task.encode for task in todo.values())
     if not todo:
@@ -353,7 +270,8 @@ def _examples(ids: tuple[str, ...]) -> str:
     return f" ({', '.join(ids[:3])}{'...' if len(ids) > 3 else ''})" if ids else ""
 
 
-def _existing(path: Path) -> Path:
+def existing_folder(path: Path) -> Path:
+    """The innermost folder of a path that is there already."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -361,7 +279,7 @@ def _existing(path: Path) -> Path:
 
 
 def _check_disk(output: Path, needed: float) -> None:
-    free = shutil.disk_usage(_existing(output)).free
+    free = shutil.disk_usage(existing_folder(output)).free
     if needed > free:
         raise StoreError(
             f"{output} needs about {size(needed)} more, {size(free)} are free there: free some, choose another --output, "
@@ -369,27 +287,18 @@ def _check_disk(output: Path, needed: float) -> None:
         )
 
 
-def _attributes(
-    source: Source,
-    encoder: Encoder,
-    readout: Readout,
-    identity: str,
-    overlong: str,
-    plan: Plan,
-    layout: Layout,
-    options: Options,
-) -> dict[str, Any]:
+def _attributes(source: Source, encoding: Encoding, plan: Plan, layout: Layout, options: Options) -> dict[str, Any]:
+    encoder, identity = encoding.encoder, encoding.fingerprint
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "embedcache_version": __version__,
-        "plan_id": fingerprint(identity, layout.dtype, plan.digest(0, len(plan.units))),
+        "plan_id": fingerprint(identity, layout.dtype, plan.digest(0, plan.rows)),
         "fingerprint": identity,
         "encoder": encoder.description(),
-        "blocks": [{"name": b.name, "start": b.start, "stop": b.stop} for b in readout.blocks],
-        "layers": list(dict.fromkeys(block.layer for block in readout.blocks)),
-        "poolings": list(dict.fromkeys(block.pooling for block in readout.blocks)),
-        "overlong": overlong,
+        "blocks": [asdict(block) for block in encoding.readout.blocks],
+        "overlong": encoding.overlong,
+        "one_based": encoding.one_based,
         "keeps_sequences": not options.drop_sequence,
         "input": source.name,
         "letters_outside_alphabet": plan.letters.outside(encoder.alphabet),

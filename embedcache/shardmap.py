@@ -2,7 +2,7 @@
 
 An uncompressed shard is the raw rows followed by the shard index, so its payload can be mapped and read at the speed
 of a numpy memmap, where a chunk-decoding reader moves a whole shard for one row. The order of the inner chunks in a
-shard is free in the Zarr specification; `payload_is_row_order` therefore reads each shard's index before it is mapped.
+shard is free in the Zarr specification; `chunks_in_row_order` therefore reads each shard's index before it is mapped.
 
 The one contiguous view needs Linux and shards of whole memory pages; elsewhere `ShardedRows` offers the same reads over
 one map per file.
@@ -43,14 +43,18 @@ def shard_index(chunks: int, chunk_bytes: int, chunks_per_shard: int) -> bytes:
     return index + struct.pack("<I", google_crc32c.value(index))
 
 
-def payload_is_row_order(path: Path, chunks: int, chunk_bytes: int, chunks_per_shard: int) -> bool:
-    """Whether the file at `path` is a shard whose first `chunks` inner chunks lie in row order from byte 0."""
-    expected = shard_index(chunks, chunk_bytes, chunks_per_shard)
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) != chunks * chunk_bytes + len(expected):
-            return False
-        file.seek(-len(expected), os.SEEK_END)
-        return file.read() == expected
+def chunks_in_row_order(path: Path, chunk_bytes: int, chunks_per_shard: int) -> int:
+    """How many inner chunks the shard file at `path` holds, in row order from byte 0; 0 if it is missing or otherwise."""
+    try:
+        with path.open("rb") as file:
+            index_bytes = INDEX_ENTRY.size * chunks_per_shard + 4
+            chunks, rest = divmod(file.seek(0, os.SEEK_END) - index_bytes, chunk_bytes)
+            if rest or not 0 < chunks <= chunks_per_shard:
+                return 0
+            file.seek(-index_bytes, os.SEEK_END)
+            return chunks if file.read() == shard_index(chunks, chunk_bytes, chunks_per_shard) else 0
+    except FileNotFoundError:
+        return 0
 
 
 def map_shards(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from embedcache.commit import is_being_written
-from embedcache.store import is_committed, read_attributes, read_commits, read_layout
+from embedcache.layout import read_layout
+from embedcache.store import is_committed, read_attributes, read_commits
 from embedcache.throughput import read_throughput
 
 

@@ -1,18 +1,13 @@
-"""The store: a Zarr v3 group with one array of embeddings, its rows table and its commit records, and its reader.
+"""The store as it is read: its attributes, its commit records, its rows table, and its embeddings mapped from the files.
 
-    name.zarr/zarr.json                          attributes: what was encoded, by what, into which blocks
-    name.zarr/embeddings/zarr.json               (N, D) float16 | float32, sharded, uncompressed
-    name.zarr/embeddings/c/0/0                   shard: 16,384 rows in inner chunks of 1,024, index at the end
-    name.zarr/embeddings/rows/00000000.parquet   the shard's ids, digests, sequences, lengths and metadata
-    name.zarr/embeddings/commit/00000000.json    written last: the shard is there and is whole
-
-The paths and the array's metadata are written by `embedcache.commit`; here they are named and read. This module does
-not import torch.
+What lies where is said in `embedcache.layout`, how it is written in `embedcache.commit`. This module does not import
+torch.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -25,74 +20,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache.errors import StoreError
-from embedcache.shardmap import DecodedRows, ShardedRows, map_shards, payload_is_row_order
+from embedcache.layout import Layout, StorePaths, read_layout
+from embedcache.shardmap import DecodedRows, ShardedRows, chunks_in_row_order, map_shards
 
 FORMAT = "embedcache"
-FORMAT_VERSION = 1
-CHUNK_ROWS = 1024
-DEFAULT_SHARD_ROWS = 16384
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Shape and cutting of the embeddings array: N rows of D values, shards of `shard_rows`, chunks of 1,024 rows."""
-
-    rows: int
-    dim: int
-    dtype: str
-    shard_rows: int = DEFAULT_SHARD_ROWS
-
-    @property
-    def shards(self) -> int:
-        """Number of shards, the last one possibly short."""
-        return -(-self.rows // self.shard_rows)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.dim * np.dtype(self.dtype).itemsize
-
-    @property
-    def index_bytes(self) -> int:
-        """Bytes of the index at the end of a shard: 16 an inner chunk, 4 of checksum."""
-        return 16 * (self.shard_rows // CHUNK_ROWS) + 4
-
-    def bounds(self, shard: int) -> tuple[int, int]:
-        """First row of a shard and the row after its last."""
-        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows)
-
-    def chunks(self, rows: int) -> int:
-        """Inner chunks that hold `rows` rows of one shard."""
-        return -(-rows // CHUNK_ROWS)
-
-    def array_metadata(self) -> dict[str, Any]:
-        """The ``zarr.json`` of the embeddings array, after the Zarr v3 specification."""
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [self.rows, self.dim],
-            "data_type": self.dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.shard_rows, self.dim]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": "NaN",
-            "codecs": [
-                {
-                    "name": "sharding_indexed",
-                    "configuration": {
-                        "chunk_shape": [CHUNK_ROWS, self.dim],
-                        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-                        "index_codecs": [
-                            {"name": "bytes", "configuration": {"endian": "little"}},
-                            {"name": "crc32c"},
-                        ],
-                        "index_location": "end",
-                    },
-                }
-            ],
-            "dimension_names": ["row", "dim"],
-            "attributes": {},
-            "storage_transformers": [],
-        }
+FORMAT_VERSION = 2
+"""1 had one row a record, and blocks that did not say their layer and pooling."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +35,8 @@ class Block:
     name: str
     start: int
     stop: int
+    layer: int | None = None
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,33 +66,6 @@ class Commit:
         return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
 
 
-class StorePaths:
-    """Where each part of a store lies."""
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self.group = self.root / "zarr.json"
-        self.array = self.root / "embeddings"
-        self.array_metadata = self.array / "zarr.json"
-        self.throughput = self.array / "throughput.json"
-
-    def shard(self, shard: int) -> Path:
-        """The shard file, under the default chunk key encoding."""
-        return self.array / "c" / str(shard) / "0"
-
-    def part(self, shard: int) -> Path:
-        """The rows part of a shard."""
-        return self.array / "rows" / f"{shard:08d}.parquet"
-
-    def commit(self, shard: int) -> Path:
-        """The commit record of a shard."""
-        return self.array / "commit" / f"{shard:08d}.json"
-
-    def lock(self, shard: int) -> Path:
-        """The lock file of a shard, there while a process works on it."""
-        return self.array / "commit" / f"{shard:08d}.lock"
-
-
 def read_attributes(path: str | Path) -> dict[str, Any]:
     """Read the attributes of a store; raises `StoreError` where there is none, or one of a newer format."""
     paths = StorePaths(path)
@@ -180,19 +88,13 @@ def read_attributes(path: str | Path) -> dict[str, Any]:
             f"{paths.root} has store format {version}, this embedcache reads up to {FORMAT_VERSION}: "
             "update it with `pip install -U embedcache`"
         )
+    if version == 1:
+        made = [
+            (layer, pooling) for layer in attributes.get("layers", []) for pooling in attributes.get("poolings", [])
+        ]
+        for block, (layer, pooling) in zip(attributes["blocks"], made, strict=False):
+            block |= {"layer": layer, "pooling": pooling}
     return attributes
-
-
-def read_layout(path: str | Path) -> Layout:
-    """Read the layout from the array's own metadata; raises `StoreError` if it is missing or of an unknown shape."""
-    paths = StorePaths(path)
-    try:
-        metadata = json.loads(paths.array_metadata.read_bytes())
-        rows, dim = metadata["shape"]
-        shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
-        return Layout(int(rows), int(dim), str(metadata["data_type"]), int(shard_rows))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        raise StoreError(f"{paths.array_metadata} is missing or damaged: the store cannot be read") from None
 
 
 def read_commit(path: str | Path, shard: int) -> Commit | None:
@@ -239,7 +141,8 @@ def open_store(path: str | Path, *, partial: bool = False) -> Store:
 class Store:
     """A finished store, mapped into memory; opening it reads no embeddings.
 
-    ``len(store)`` is the number of rows N, ``store.dim`` the number of columns D. Row i is record i of the input.
+    ``len(store)`` is the number of records N, ``store.dim`` the number of columns D. ``store[i]`` is what is stored for
+    record i of the input: its vector (D,), or, where nothing was pooled (`per_token`), one row a token (tokens, D).
     """
 
     def __init__(self, path: str | Path, *, partial: bool = False) -> None:
@@ -247,8 +150,12 @@ class Store:
         self.attrs = read_attributes(path)
         self.layout = read_layout(path)
         self._paths = StorePaths(path)
-        self._commits = read_commits(path)
-        missing = [shard for shard in range(self.layout.shards) if not self._is_committed(shard)]
+        self._commits = {
+            shard: commit
+            for shard, commit in read_commits(path).items()
+            if shard < self.layout.shards and is_committed(self.layout, commit, shard, self.fingerprint)
+        }
+        missing = [shard for shard in range(self.layout.shards) if shard not in self._commits]
         if missing and not partial:
             done = self.layout.shards - len(missing)
             raise StoreError(
@@ -262,15 +169,13 @@ class Store:
             )
         self._missing = frozenset(missing)
 
-    def _is_committed(self, shard: int) -> bool:
-        return is_committed(self.layout, self._commits.get(shard), shard, self.fingerprint)
-
     def __len__(self) -> int:
         return self.layout.rows
 
     def __repr__(self) -> str:
         name = self.attrs["encoder"]["name"]
-        return f"<Store {self.path}: {len(self):,} rows x {self.dim} {self.dtype} of {name}>"
+        tokens = f" in {self.layout.length:,} tokens" if self.per_token else ""
+        return f"<Store {self.path}: {len(self):,} rows{tokens} x {self.dim} {self.dtype} of {name}>"
 
     @property
     def dim(self) -> int:
@@ -291,6 +196,24 @@ class Store:
     def blocks(self) -> list[Block]:
         """The column blocks, one for each layer and pooling."""
         return [Block(**block) for block in self.attrs["blocks"]]
+
+    def block(self, name: str) -> slice:
+        """The columns of a block, for ``store.take(rows)[:, store.block(name)]``; raises `StoreError` if there is none."""
+        for block in self.blocks:
+            if block.name == name:
+                return slice(block.start, block.stop)
+        raise StoreError(f"{self.path} has no block '{name}'; it has: {', '.join(block.name for block in self.blocks)}")
+
+    @property
+    def per_token(self) -> bool:
+        """Whether a record has one row for each of its tokens, not one vector."""
+        return self.layout.offsets is not None
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where the rows of each record begin in `embeddings`, (N+1,): record i has rows offsets[i] to offsets[i+1]."""
+        offsets = self.layout.offsets
+        return np.arange(len(self) + 1) if offsets is None else offsets
 
     @cached_property
     def quarantined(self) -> NDArray[np.int64]:
@@ -352,26 +275,59 @@ class Store:
 
     @cached_property
     def embeddings(self) -> NDArray[np.generic] | ShardedRows | DecodedRows:
-        """All rows as one read-only array-like (N, D), mapped from the files: nothing is read before it is used.
+        """All rows as one read-only array-like, mapped from the files: nothing is read before it is used.
 
-        Shards that are compressed, or hold their chunks in another order, are read through zarr-python instead.
+        (N, D), or (T, D) where nothing was pooled; there, tokens of a shard that is not finished may be anything, which
+        ``store[i]`` reads as NaN. Shards that are compressed, or hold their chunks in another order, are read through
+        zarr-python instead.
         """
         layout = self.layout
-        chunk_bytes = CHUNK_ROWS * layout.row_bytes
-        per_shard = layout.shard_rows // CHUNK_ROWS
         files: list[Path | None] = []
-        for shard in range(layout.shards):
-            start, stop = layout.bounds(shard)
-            file = self._paths.shard(shard)
-            if shard in self._missing:
+        for number, committed in enumerate(self._committed_rows().tolist()):
+            file = self._paths.file(number)
+            if not committed:
                 files.append(None)
                 continue
             if not file.exists():
                 raise StoreError(f"{file} is missing although it was committed; see `embedcache verify {self.path}`")
-            if not payload_is_row_order(file, layout.chunks(stop - start), chunk_bytes, per_shard):
+            low, high = layout.file_bounds(number)
+            if chunks_in_row_order(file, layout.chunk_bytes, layout.file_chunks) < layout.chunks(high - low):
                 return DecodedRows(self._paths.array)
             files.append(file)
-        return map_shards(files, layout.shard_rows, (layout.rows, layout.dim), self.dtype)
+        return map_shards(files, layout.file_rows, (layout.length, layout.dim), self.dtype)
+
+    def _committed_rows(self) -> NDArray[np.int64]:
+        """How far each file holds rows of shards that are there."""
+        rows = np.zeros(self.layout.files, np.int64)
+        for shard in range(self.layout.shards):
+            if shard not in self._missing:
+                first, last = self.layout.span(shard)
+                for file, _, stop in self.layout.pieces(first, last - first):
+                    rows[file] = max(rows[file], stop)
+        return rows
+
+    def __getitem__(self, record: int) -> NDArray[np.generic]:
+        """What is stored for a record, read-only: its vector (D,), or one row a token (tokens, D) where nothing was pooled.
+
+        Raises
+        ------
+        IndexError : there is no such record.
+        """
+        index = operator.index(record)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no record {index}: the store has {len(self):,}")
+        index %= len(self)
+        offsets = self.layout.offsets
+        if offsets is None:
+            return self.embeddings[index]
+        first, stop = int(offsets[index]), int(offsets[index + 1])
+        if index // self.layout.shard_rows in self._missing:
+            return np.full((stop - first, self.dim), np.nan, self.dtype)
+        return self.embeddings[first:stop]
+
+    def __iter__(self) -> Iterator[NDArray[np.generic]]:
+        """What is stored for each record, in order."""
+        return map(self.__getitem__, range(len(self)))
 
     def take(self, indices: Any, out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
         """Gather rows by index.
@@ -385,6 +341,7 @@ class Store:
         ------
         IndexError : an index lies outside the store.
         """
+        self._refuse_tokens()
         wanted = np.asarray(indices)
         if wanted.dtype == bool:
             wanted = np.flatnonzero(wanted)
@@ -403,6 +360,14 @@ class Store:
 
     def read(self, start: int, stop: int) -> NDArray[np.generic]:
         """Return rows [start, stop) as a read-only view of the files (a copy only where no single map can be had)."""
+        self._refuse_tokens()
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"rows [{start}, {stop}) are outside the store, which has {len(self):,} rows")
         return self.embeddings[start:stop]
+
+    def _refuse_tokens(self) -> None:
+        if self.per_token:
+            raise StoreError(
+                f"{self.path} keeps every token, so its records differ in size: read them one at a time, store[i], or "
+                "extract again with a pooling, such as --pool mean"
+            )

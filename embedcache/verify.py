@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from embedcache.commit import crc32c
 from embedcache.encoders import load_encoder
+from embedcache.encoders.encoder import Encoder
+from embedcache.encoding import Encoding
 from embedcache.errors import ModelError, StoreError
-from embedcache.shardmap import payload_is_row_order
-from embedcache.store import CHUNK_ROWS, Commit, Layout, Store, StorePaths, is_committed, open_store, read_commits
+from embedcache.layout import CHUNK_ROWS, Layout, StorePaths
+from embedcache.records import SEQUENCE
+from embedcache.shardmap import chunks_in_row_order
+from embedcache.store import Commit, Store, is_committed, open_store, read_commits
 
 
 def check_files(path: str | Path) -> list[str]:
@@ -25,7 +32,8 @@ def check_files(path: str | Path) -> list[str]:
     """
     store = open_store(path, partial=True)
     paths, layout, commits = StorePaths(path), store.layout, read_commits(path)
-    missing = [s for s in range(layout.shards) if not is_committed(layout, commits.get(s), s, store.fingerprint)]
+    there = [s for s in range(layout.shards) if is_committed(layout, commits.get(s), s, store.fingerprint)]
+    missing = sorted(set(range(layout.shards)) - set(there))
     problems = []
     if missing:
         problems.append(
@@ -35,39 +43,55 @@ def check_files(path: str | Path) -> list[str]:
     if store.attrs.get("metadata_pending"):
         problems.append("the metadata is being rewritten; run the same extraction again to finish it")
         return problems
-    for shard in sorted(set(commits) - set(missing)):
+    for shard in there:
         problems += _check_shard(paths, layout, shard, commits[shard])
     return problems
 
 
 def _check_shard(paths: StorePaths, layout: Layout, shard: int, commit: Commit) -> list[str]:
     way_out = f"remove {paths.commit(shard)} and run the extraction again to redo its {commit.rows:,} rows"
-    file, part = paths.shard(shard), paths.part(shard)
-    for name, expected in ((file, commit.payload_bytes + layout.index_bytes), (part, commit.part_bytes)):
+    first, part = layout.span(shard)[0], paths.part(shard)
+    pieces = list(layout.pieces(first, commit.payload_bytes // layout.row_bytes))
+    sizes = {
+        paths.file(file): layout.chunks(stop) * layout.chunk_bytes + layout.index_bytes for file, _, stop in pieces
+    }
+    for name, expected in (*sizes.items(), (part, commit.part_bytes)):
         found = name.stat().st_size if name.exists() else None
-        if found != expected:
+        if found is None or found < expected or (name == part and found != expected):
             what = "is missing" if found is None else f"has {found:,} bytes, {expected:,} were written"
             return [f"{name} {what}; {way_out}"]
-    payload = np.memmap(file, np.uint8, "r", shape=(commit.payload_bytes,))
-    if crc32c([memoryview(payload)]) != commit.payload_crc32c:  # type: ignore[arg-type]
-        return [f"{file} is damaged: its checksum has changed since it was written; {way_out}"]
+    rows = [
+        np.memmap(paths.file(file), layout.dtype, "r", start * layout.row_bytes, (stop - start, layout.dim))
+        for file, start, stop in pieces
+    ]
+    if crc32c([piece.reshape(-1).view(np.uint8).data for piece in rows]) != commit.payload_crc32c:
+        files = " or ".join(map(str, sizes))
+        return [f"{files} is damaged: its checksum has changed since it was written; {way_out}"]
     if crc32c([memoryview(part.read_bytes())]) != commit.part_crc32c:
         return [f"{part} is damaged: its checksum has changed since it was written; {way_out}"]
-    chunk_bytes = CHUNK_ROWS * layout.row_bytes
-    if not payload_is_row_order(file, layout.chunks(commit.rows), chunk_bytes, layout.shard_rows // CHUNK_ROWS):
-        return [f"the index at the end of {file} is damaged; {way_out}"]
-    problems = []
+    for file in sizes:
+        if not chunks_in_row_order(file, layout.chunk_bytes, layout.file_chunks):
+            return [f"the index at the end of {file} is damaged; {way_out}"]
     if pq.read_metadata(part).num_rows != commit.rows:
-        problems.append(f"{part} has another number of rows than its shard; {way_out}")
-    values = np.memmap(file, layout.dtype, "r", shape=(commit.rows, layout.dim))
-    start = layout.bounds(shard)[0]
-    for first in range(0, commit.rows, CHUNK_ROWS):
-        bad = np.flatnonzero(~np.isfinite(values[first : first + CHUNK_ROWS]).all(axis=1)) + start + first
-        unexpected = sorted(set(bad.tolist()) - set(commit.quarantined))
-        if unexpected:
-            problems.append(f"row {unexpected[0]} of {file} is not finite and was not set aside; {way_out}")
-            break
-    return problems
+        return [f"{part} has another number of rows than its shard; {way_out}"]
+    unexpected = _first_not_finite(layout, shard, commit, rows)
+    return (
+        [] if unexpected is None else [f"row {unexpected} of the store is not finite and was not set aside; {way_out}"]
+    )
+
+
+def _first_not_finite(layout: Layout, shard: int, commit: Commit, rows: list[np.memmap[Any, Any]]) -> int | None:
+    """The first record of a shard with a value that is not finite and that was not set aside."""
+    starts, row = layout.starts(shard), 0
+    for piece_nD in rows:
+        for first in range(0, len(piece_nD), CHUNK_ROWS):
+            finite = np.isfinite(piece_nD[first : first + CHUNK_ROWS]).all(axis=1)
+            bad = np.searchsorted(starts, np.flatnonzero(~finite) + row + first, side="right") - 1
+            found = {*(bad[bad < commit.rows] + layout.bounds(shard)[0]).tolist()} - {*commit.quarantined}
+            if found:
+                return int(min(found))
+        row += len(piece_nD)
+    return None
 
 
 @dataclass(frozen=True)
@@ -95,9 +119,17 @@ class Recomputation:
 
 
 def recompute_rows(
-    path: str | Path, rows: int, *, model: str | None = None, device: str = "auto", seed: int = 0
+    path: str | Path,
+    rows: int,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> Recomputation:
     """Encode `rows` random rows of a store again, from the sequences that it keeps.
+
+    `model`, `device` and `trust_remote_code` as for `load_encoder`; the recorded encoder is taken where none is named.
 
     Raises
     ------
@@ -111,7 +143,8 @@ def recompute_rows(
     try:
         encoder = load_encoder(
             source, device=device, precision=recorded["precision"], random_weights=recorded["meaningless"],
-            seed=recorded.get("seed", 0),
+            seed=recorded.get("seed", 0), trust_remote_code=trust_remote_code,
+            alphabet=recorded["alphabet"] if source.startswith("hf:") else None,
         )  # fmt: skip
     except ModelError as error:
         raise StoreError(f"the encoder of {path} cannot be loaded ({error}); name it with --model") from None
@@ -122,24 +155,38 @@ def recompute_rows(
         )
     usable = np.setdiff1d(np.arange(len(store)), store.quarantined)
     chosen = np.sort(np.random.default_rng(seed).choice(usable, min(rows, len(usable)), replace=False))
-    sequences = store.column("sequence").take(pa.array(chosen)).combine_chunks()
-    now = encoder.encode_readout(
-        sequences, encoder.readout(store.attrs["poolings"], store.attrs["layers"]), store.attrs["overlong"]
-    ).astype(store.dtype)
-    then = store.take(chosen)
-    ours, theirs = now.astype(np.float64), np.asarray(then, np.float64)
+    now = [values.astype(store.dtype) for values in _encoded_again(store, encoder, chosen)]
+    then = [store[row] for row in chosen.tolist()]
+    ours, theirs = (
+        np.concatenate([np.atleast_2d(values) for values in all_]).astype(np.float64) for all_ in (now, then)
+    )
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     cosine = np.where(norms > 0, (ours * theirs).sum(axis=1) / np.maximum(norms, 1e-300), 1.0)
     environments = {tuple(sorted(commit.environment.items())) for commit in read_commits(path).values()}
     same = environments == {tuple(sorted(encoder.environment().items()))}
     return Recomputation(
         rows=len(chosen),
-        identical=int((now == then).all(axis=1).sum()),
+        identical=sum(np.array_equal(a, b) for a, b in zip(now, then, strict=True)),
         largest_difference=float(np.abs(ours - theirs).max(initial=0.0)),
         least_cosine=float(cosine.min(initial=1.0)),
         allowed=1e-6 if recorded["precision"] == "float32" else 1e-3,
         note="" if same else " (stored by another torch version, processor or device)",
     )
+
+
+def _encoded_again(store: Store, encoder: Encoder, chosen: NDArray[np.int64]) -> Sequence[NDArray[np.float32]]:
+    """What the encoder gives for records now: one vector each, or one row a token."""
+    layers, poolings = (
+        [*dict.fromkeys(part)] for part in zip(*((b.layer, b.pooling) for b in store.blocks), strict=True)
+    )
+    readout = encoder.readout(poolings, layers)
+    encoding = Encoding(encoder, readout, store.attrs["overlong"], store.attrs.get("one_based", False))
+    records = store.read_rows([SEQUENCE, "length", *readout.columns]).take(pa.array(chosen)).combine_chunks()
+    sequences = records.column(SEQUENCE).combine_chunks()
+    if store.per_token:
+        return encoder.encode_token_readout(sequences, readout, encoding.overlong)
+    positions = encoding.positions(records, np.asarray(records.column("length"), np.int64))
+    return list(encoder.encode_readout(sequences, readout, encoding.overlong, positions))
 
 
 def _recorded_name(store: Store) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+import embedcache
 from embedcache.errors import HeadError
+from embedcache.store import Store
 
 BLOCK_ROWS = 2048
 """Rows per block: 2,048 x 768 float32 are 6 MB, so the product back (R'X) finds the block of the product there (XW)
@@ -24,6 +27,17 @@ MEMORY_BYTES = 4 << 30
 
 Rows = npt.NDArray[np.int64]
 Values = npt.NDArray[np.generic]
+
+
+def open_features(path: Path) -> Store:
+    """Open a store whose rows are features; raises HeadError for one that keeps a row for each token."""
+    store = embedcache.open_store(path)
+    if store.per_token:
+        raise HeadError(
+            f"{path} keeps every token of a sequence, and a head learns from one vector of it: extract the sequences with a "
+            "pooling, such as --pool mean"
+        )
+    return store
 
 
 class RowSource(Protocol):

@@ -10,12 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import embedcache
 from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads import runs
 from heads.decisions import decide
-from heads.features import pick_device
+from heads.features import open_features, pick_device
 from heads.labels import MISSING, Codes, as_classes, encode
 from heads.open_run import Run, open_run
 from heads.results import Judging, PartResult, judge_rows
@@ -26,7 +25,7 @@ from heads.train import Say
 
 def open_matching(run_path: Path, features: Path) -> tuple[Run, Store]:
     """Open a run and a store; raises HeadError where the store's features are not those the head was trained on."""
-    run, store = open_run(run_path), embedcache.open_store(features)
+    run, store = open_run(run_path), open_features(features)
     if (run.card.fingerprint, run.card.dim) != (store.fingerprint, store.dim):
         raise HeadError(
             f"{run_path} was trained on {run.card.dim} features of {run.card.encoder} (fingerprint "

@@ -15,11 +15,10 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-import embedcache
 from embedcache.store import Store
 from heads import baselines, report, runs
 from heads.decisions import decide
-from heads.features import MEMORY_BYTES, pick_device
+from heads.features import MEMORY_BYTES, open_features, pick_device
 from heads.head import HeadCard, save_head
 from heads.results import Judging, Result, judge
 from heads.selection import Grid, Labelled, Selection, fit_and_select
@@ -61,7 +60,7 @@ def train(
     Raises HeadError or StoreError, and leaves nothing behind then.
     """
     started = datetime.now(UTC)
-    store = embedcache.open_store(features)
+    store = open_features(features)
     outdir = output or runs.free_name(store.path, options.head)
     runs.refuse_existing(outdir, overwrite)
     device = pick_device(options.device)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embedcache import load_encoder, open_store
+from embedcache.encoders.encoder import Encoder
 from embedcache.extract import extract
 from embedcache.preflight import Options
 from embedcache.progress import Progress
@@ -47,7 +48,7 @@ def write_fasta(file: Path, reads: list[str], first: int = 0) -> Path:
 def run_extract(
     output: Path,
     *inputs: Path | str,
-    model: str = "kmer:3",
+    model: str | Encoder = "kmer:3",
     metadata: Path | None = None,
     options: Options | None = None,
     random_weights: bool = False,
@@ -55,7 +56,7 @@ def run_extract(
     """Extract as the command does, saying nothing."""
     return extract(
         open_source([str(file) for file in inputs], metadata=str(metadata) if metadata else None),
-        load_encoder(model, random_weights=random_weights),
+        load_encoder(model, random_weights=random_weights) if isinstance(model, str) else model,
         output,
         options or Options(shard_rows=1024),
         Progress(quiet=True),

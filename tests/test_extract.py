@@ -110,18 +110,18 @@ def test_corrected_labels_rewrite_the_rows_and_encode_nothing(
     table = tmp_path / "labels.csv"
     table.write_text("id,label\n" + "".join(f"r{i},0\n" for i in range(1500)))
     make_store(tmp_path / "s.zarr", fasta, metadata=table)
-    embeddings = StorePaths(tmp_path / "s.zarr").shard(0).stat().st_mtime_ns
+    embeddings = StorePaths(tmp_path / "s.zarr").file(0).stat().st_mtime_ns
     table.write_text("id,label\n" + "".join(f"r{i},{i % 2}\n" for i in range(1500)))
 
     def never(*_: object) -> None:
         raise AssertionError("nothing may be encoded")
 
-    monkeypatch.setattr("embedcache.encoders.kmer.CompositionEncoder.embed", never)
+    monkeypatch.setattr("embedcache.encoders.kmer.CompositionEncoder.start", never)
     assert run_extract(tmp_path / "s.zarr", fasta, metadata=table).rows == 0
     store = open_store(tmp_path / "s.zarr")
     assert store.column("label").to_pylist() == [i % 2 for i in range(1500)]
     assert store.rows["n_tokens"].to_pylist() == store.rows["length"].to_pylist()
-    assert StorePaths(tmp_path / "s.zarr").shard(0).stat().st_mtime_ns == embeddings
+    assert StorePaths(tmp_path / "s.zarr").file(0).stat().st_mtime_ns == embeddings
 
 
 @pytest.mark.parametrize(("change", "shard"), [(100, 0), (1100, 1), (2200, 2)])

@@ -8,11 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedcache import load_encoder
 from embedcache import plan as plan_module
+from embedcache.encoding import Encoding
 from embedcache.errors import InputError
-from embedcache.plan import make_plan, slices
+from embedcache.plan import Plan, make_plan, slices
 from embedcache.sources import open_source
 from tests.stores import random_reads, write_fasta
+
+
+def plan_of(file: Path | str) -> Plan:
+    encoder = load_encoder("kmer:3")
+    return make_plan(open_source([str(file)]), Encoding(encoder, encoder.readout(), "window"))
 
 
 def table(tmp_path: Path, column: list[str]) -> str:
@@ -38,25 +45,25 @@ def table(tmp_path: Path, column: list[str]) -> str:
 def test_a_text_column_gets_the_narrowest_type_that_loses_nothing(
     tmp_path: Path, values: list[str], kind: pa.DataType
 ) -> None:
-    assert make_plan(open_source([table(tmp_path, values)])).metadata.field("value").type == kind
+    assert plan_of(table(tmp_path, values)).metadata.field("value").type == kind
 
 
 def test_one_late_word_makes_the_whole_column_text(tmp_path: Path) -> None:
-    found = make_plan(open_source([table(tmp_path, ["1"] * 40_000 + ["unknown"])]))
+    found = plan_of(table(tmp_path, ["1"] * 40_000 + ["unknown"]))
     assert found.metadata.field("value").type == pa.string()
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     rows = pa.table({"id": ["a", "b"], "sequence": ["AC", "GT"], "donor": ["1", "2"], "score": [1.5, None]})
     pq.write_table(rows, tmp_path / "t.parquet")
-    metadata = make_plan(open_source([str(tmp_path / "t.parquet")])).metadata
+    metadata = plan_of(tmp_path / "t.parquet").metadata
     assert [str(kind) for kind in metadata.types] == ["string", "double"]
 
 
 def test_the_digest_sees_ids_sequences_and_their_borders_but_not_how_the_file_is_cut(tmp_path: Path) -> None:
     def digest(text: str) -> str:
         (tmp_path / "r.fa").write_text(text)
-        return make_plan(open_source([str(tmp_path / "r.fa")])).digest(0, 1)
+        return plan_of(tmp_path / "r.fa").digest(0, 1)
 
     plain = digest(">a\nACGT\n>b\nGG\n")
     assert digest(">a\nAC\nGT\n\n>b\nGG\n") == plain
@@ -75,7 +82,7 @@ def test_slices_have_the_same_borders_whatever_the_batches_are(tmp_path: Path) -
 def test_equal_hashes_of_different_ids_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "hash", lambda _: 7, raising=False)
     fasta = write_fasta(tmp_path / "r.fa", random_reads(50))
-    assert make_plan(open_source([str(fasta)])).rows == 50
+    assert plan_of(fasta).rows == 50
     fasta.write_text(fasta.read_text() + ">r3\nACGT\n")
     with pytest.raises(InputError, match="'r3' occurs twice"):
-        make_plan(open_source([str(fasta)]))
+        plan_of(fasta)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import multiprocessing
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,14 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from embedcache import load_encoder, open_store
 from embedcache.commit import ShardLock, StoreWriter, remove_store, sweep_leftovers
-from embedcache.errors import InputError, StoreError
+from embedcache.errors import EmbedcacheError, InputError, StoreError
+from embedcache.layout import StorePaths
 from embedcache.preflight import Options
+from embedcache.shardmap import shard_index
 from embedcache.status import store_status
-from embedcache.store import StorePaths, read_attributes
+from embedcache.store import read_attributes
+from embedcache.throughput import Throughput
 from embedcache.verify import check_files
+from tests.letter_encoder import LetterEncoder
 from tests.stores import make_store, peak_of_extract, random_reads, run_extract, store_bytes, write_fasta
 from tests.test_extract import command, start
 
@@ -141,7 +149,7 @@ def test_a_record_of_another_encoder_does_not_count(tmp_path: Path) -> None:
     assert run_extract(tmp_path / "s.zarr", fasta, model="kmer:3:stranded", options=Options()).rows == 30
 
 
-@pytest.mark.parametrize("lost", ["shard", "part"])
+@pytest.mark.parametrize("lost", ["file", "part"])
 def test_a_lost_file_is_made_again_by_the_same_command(tmp_path: Path, lost: str) -> None:
     fasta = write_fasta(tmp_path / "r.fa", random_reads(2000))
     make_store(tmp_path / "s.zarr", fasta)
@@ -153,7 +161,7 @@ def test_a_lost_file_is_made_again_by_the_same_command(tmp_path: Path, lost: str
 
 def test_a_flipped_bit_in_the_index_is_found_and_reading_says_so(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", random_reads(50)))
-    file = StorePaths(store.path).shard(0)
+    file = StorePaths(store.path).file(0)
     data = bytearray(file.read_bytes())
     data[-6] ^= 1
     file.write_bytes(data)
@@ -209,20 +217,12 @@ def test_long_contigs_do_not_take_eight_bytes_a_letter(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_while_the_model_loads_is_one_sentence(tmp_path: Path) -> None:
-    import signal
-
     fasta = write_fasta(tmp_path / "p.fa", ["MKTAYIAKQR"])
-    for wait in (0.3, 1.5, 2.5):
-        process = start(
-            "extract",
-            "--model",
-            "esm2-150m",
-            "--random-weights",
-            "--input",
-            fasta,
-            "--output",
-            tmp_path / f"{wait}.zarr",
-        )
+    for wait in (0.0, 1.0, 2.0):
+        output = tmp_path / f"{wait}.zarr"
+        process = start("extract", "--model", "esm2-150m", "--random-weights", "--input", fasta, "--output", output)
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.05)
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
@@ -246,3 +246,137 @@ def test_options_of_the_command_reach_the_store(tmp_path: Path) -> None:
     assert len({store.fingerprint for store in stores.values()}) == 2
     other = command(*arguments[:4], "--seed", 6, *arguments[6:], "--output", tmp_path / "a.zarr")
     assert "seed of the random weights: 5, now 6" in other.stderr
+
+
+# stores without pooling, whose shards share files
+
+NONE = Options(poolings=("none",), shard_rows=16)
+
+
+def tokens_of(output: Path, fasta: Path, options: Options = NONE) -> Throughput:
+    """Extract without pooling."""
+    return run_extract(output, fasta, model=LetterEncoder(), options=options)
+
+
+def test_a_kill_before_any_single_write_resumes_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = random_reads(60, shortest=300, longest=900)
+    tokens_of(tmp_path / "once.zarr", write_fasta(tmp_path / "r.fa", reads))
+    once, store, at, killed = store_bytes(tmp_path / "once.zarr"), tmp_path / "s.zarr", 0, True
+    while killed:
+        at += 1
+        shutil.rmtree(store, ignore_errors=True)
+        tokens_of(store, write_fasta(tmp_path / "r.fa", reads[:24]))
+        write_fasta(tmp_path / "r.fa", reads)
+        with monkeypatch.context() as patch:
+            killed_before(patch, "", at)
+            try:
+                tokens_of(store, tmp_path / "r.fa")
+                killed = False
+            except Killed:
+                assert len(open_store(store, partial=True)) == (24 if store_status(store).complete else 60)
+        there = open_store(store, partial=True)
+        for row, wanted in enumerate(LetterEncoder().encode_tokens(reads[:16])):
+            np.testing.assert_array_equal(there[row], wanted.astype(np.float16))
+        tokens_of(store, tmp_path / "r.fa")
+        assert store_bytes(store) == once
+    assert at > 10
+
+
+def test_going_back_to_the_shorter_input_after_a_killed_append_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = random_reads(60, shortest=300, longest=900)
+    tokens_of(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", reads[:24]))
+    before = np.array(open_store(tmp_path / "s.zarr").embeddings)
+    for file in ("/offsets/zarr.json", "/c/1/0", "/commit/00000001.json"):
+        with monkeypatch.context() as patch:
+            killed_before(patch, file, 1)
+            with pytest.raises(Killed):
+                tokens_of(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", reads))
+        assert tokens_of(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", reads[:24])).rows in (0, 8)
+        np.testing.assert_array_equal(np.asarray(open_store(tmp_path / "s.zarr").embeddings), before)
+        np.testing.assert_array_equal(zarr.open_group(str(tmp_path / "s.zarr"))["embeddings"][:], before)
+        assert check_files(tmp_path / "s.zarr") == []
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut short", "a whole but shorter one", "index"])
+def test_all_shards_of_a_damaged_file_are_made_again_even_if_that_is_stopped_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    fasta = write_fasta(tmp_path / "r.fa", random_reads(80, shortest=300, longest=900))
+    tokens_of(tmp_path / "s.zarr", fasta)
+    before, file = store_bytes(tmp_path / "s.zarr"), StorePaths(tmp_path / "s.zarr").file(1)
+    data = file.read_bytes()
+    if damage == "lost":
+        file.unlink()
+    elif damage == "a whole but shorter one":
+        file.write_bytes(data[: 3 * 1024 * 64] + shard_index(3, 1024 * 64, 16))
+    else:
+        file.write_bytes(data[:-5000] if damage == "cut short" else data[:-8] + bytes(8))
+    assert str(file) in check_files(tmp_path / "s.zarr")[0]
+    with monkeypatch.context() as patch:
+        killed_before(patch, "/rows/", 1)  # the first shard of the file has written its rows of it
+        with pytest.raises(Killed):
+            tokens_of(tmp_path / "s.zarr", fasta)
+    assert file.exists()
+    with pytest.raises(StoreError, match="is not finished"):
+        open_store(tmp_path / "s.zarr")
+    assert 32 <= tokens_of(tmp_path / "s.zarr", fasta).rows < 80
+    assert store_bytes(tmp_path / "s.zarr") == before
+
+
+def test_a_changed_length_in_what_is_not_yet_encoded_is_refused_since_all_that_follows_would_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = random_reads(60)
+    with monkeypatch.context() as patch:
+        killed_before(patch, "/commit/00000001.json", 1)
+        with pytest.raises(Killed):
+            tokens_of(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", reads))
+    longer = [*reads[:40], f"{reads[40]}A", *reads[41:]]
+    with pytest.raises(StoreError, match=r"have changed since .* was begun, first at .*line 81"):
+        tokens_of(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", longer))
+    tokens_of(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", longer), Options(poolings=("none",), restart=True))
+    assert [len(rows) for rows in open_store(tmp_path / "s.zarr")] == [len(read) for read in longer]
+
+
+def extract_or_stop(output: Path, fasta: Path) -> None:
+    """Extract in a process of its own; exit code 2 for what a user is told, as in the command line."""
+    try:
+        tokens_of(output, fasta)
+    except EmbedcacheError:
+        sys.exit(2)
+
+
+@pytest.mark.slow
+def test_killed_processes_that_share_files_resume_to_the_same_bytes(tmp_path: Path) -> None:
+    reads = random_reads(400, shortest=300, longest=900)
+    fasta, store = write_fasta(tmp_path / "r.fa", reads), tmp_path / "s.zarr"
+    tokens_of(tmp_path / "once.zarr", fasta)
+    tokens_of(store, write_fasta(tmp_path / "head.fa", reads[:5]))
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.test_recovery"])
+    ends = []
+    for _ in range(8):
+        both = [server.Process(target=extract_or_stop, args=(store, fasta)) for _ in range(2)]
+        for process in both:
+            process.start()
+        done = len(list(store.glob("embeddings/commit/*.json")))
+        while both[0].is_alive():
+            if len(list(store.glob("embeddings/commit/*.json"))) >= done + 2 and any(
+                store.glob("embeddings/**/*.partial")
+            ):
+                both[0].kill()  # in the middle of writing
+        for process in both:
+            process.join()
+        ends += [process.exitcode for process in both]
+        if store_status(store).complete:
+            break
+        for commit in list(store.glob("embeddings/commit/*.json"))[::2]:
+            commit.unlink()  # so that there is work left
+    assert -signal.SIGKILL in ends
+    assert {*ends} <= {0, 2, -signal.SIGKILL}
+    tokens_of(store, fasta)
+    assert store_bytes(store) == store_bytes(tmp_path / "once.zarr")

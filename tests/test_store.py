@@ -123,11 +123,11 @@ def test_shards_that_cannot_be_mapped_are_read_through_zarr(tmp_path: Path, valu
         )  # fmt: skip
         array[:] = values
         for shard in range(3):
-            StorePaths(path).shard(shard).write_bytes((path / "other" / "c" / str(shard) / "0").read_bytes())
+            StorePaths(path).file(shard).write_bytes((path / "other" / "c" / str(shard) / "0").read_bytes())
         StorePaths(path).array_metadata.write_bytes((path / "other" / "zarr.json").read_bytes())
     else:
         for shard in range(2):
-            swap_chunks(StorePaths(path).shard(shard), 1024 * values.shape[1] * values.itemsize)
+            swap_chunks(StorePaths(path).file(shard), 1024 * values.shape[1] * values.itemsize)
     store = open_store(path)
     assert isinstance(store.embeddings, DecodedRows)
     indices = np.random.default_rng(1).integers(-5000, 5000, 300)
