@@ -18,7 +18,6 @@ from benchmarks.simulate import simulate_dna
 from embedcache.encoders.families import recognise
 from embedcache.encoders.registry import REGISTRY
 from embedcache.encoders.tokenizers import NT_V1_VOCABULARY
-from embedcache.encoders.trunk import parameter_shapes
 
 _PROCESS = """
 import sys
@@ -40,8 +39,8 @@ def run(quick: bool = False) -> dict[str, float]:
     config = dict(REGISTRY["nt500m"].config()) | {"num_hidden_layers": 2}
     if quick:
         config |= {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4}
-    _, trunk = recognise(config, "nt500m")
-    model = 4 * sum(int(np.prod(shape)) for shape in parameter_shapes(trunk).values())
+    family, trunk = recognise(config, "nt500m")
+    model = 4 * family.parameters(trunk)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         (directory / "config.json").write_text(json.dumps(config))

@@ -23,7 +23,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedcache.commit import StoreWriter, create_store
-from embedcache.store import FORMAT, FORMAT_VERSION, Commit, Layout, Store, open_store
+from embedcache.layout import Layout
+from embedcache.store import FORMAT, FORMAT_VERSION, Commit, Store, open_store
 
 BLOCK, BLOCKS_AT_ONCE, SCAN = 1024, 16, 4096
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +14,7 @@ from cli.errors import run
 if TYPE_CHECKING:
     from embedcache.store import Store
 
-MODEL_HELP = "Encoder: an alias (see `embedcache models`), a hub id, a folder, kmer:K or onehot:L."
+MODEL_HELP = "Encoder: an alias (see `embedcache models`), a hub id, a folder, hf:NAME, kmer:K or onehot:L."
 
 
 def main() -> None:
@@ -46,17 +48,18 @@ def cli() -> None:
 @click.option("--metadata", type=click.Path(), help="Table whose columns are joined to the records by id.")
 @click.option("--id-column", help="Name of the id column of tables. Default: the first of id, name, seq_id...")
 @click.option("--sequence-column", help="Name of the sequence column of tables. Default: sequence or seq.")
-@click.option("--pool", default="mean", show_default=True, help="mean, cls or max; several by comma become blocks.")
-@click.option(
-    "--layer",
-    default="-1",
-    show_default=True,
-    help="Hidden state: 0 the embeddings, -1 the last, mid half of the layers; several by comma become blocks.",
-)
+@click.option("--pool", default="mean", show_default=True, help="mean (as the encoder's authors do it), mean:all (special "
+              "tokens too), mean:inner (without them), max, cls, last, center:W (mean over the W letters in the middle), "
+              "at:COLUMN (the token at the letter that a column of the input names); several by comma become blocks. none "
+              "keeps every token.")  # fmt: skip
+@click.option("--layer", help="Hidden state: 0 the embeddings, -1 the last, mid half of the layers; several by comma "
+              "become blocks. Default: the one that the encoder's authors take.")  # fmt: skip
+@click.option("--one-based", is_flag=True, help="The positions of at:COLUMN count from 1 (VCF, GFF), not from 0 (BED).")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
               help="Stored type.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
-              help="Of the matrix products; auto is float32 on a CPU, bfloat16 on a GPU.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
+              show_default=True, help="Of the matrix products; auto is bfloat16 on a GPU, and float32 on a CPU, because "
+              "what a lower one costs depends on the weights (the report tells). float16 is slow on a CPU.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto (a GPU if there is one), cpu, cuda or cuda:N.")
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens of a batch. Default: 512 on a CPU "
               "(1,024 in bfloat16), 32,768 on a GPU; halved by itself when memory runs out.")  # fmt: skip
@@ -65,14 +68,18 @@ def cli() -> None:
               "cut off, left out (NaN), or refused.")  # fmt: skip
 @click.option("--on-bad-row", type=click.Choice(["stop", "quarantine"]), default="stop", show_default=True,
               help="A vector with NaN, or beyond float16: stop and name it, or store NaN and list it.")  # fmt: skip
-@click.option("--shard-rows", type=int, help="Rows of a shard, a multiple of 1,024; a kill costs at most one shard. "
-              "Default: 16,384, fewer where that takes over five minutes.")  # fmt: skip
+@click.option("--shard-rows", type=int, help="Rows of a shard, a multiple of 1,024 (of 16 for --pool none); a kill costs "
+              "at most one shard. Default: 16,384, fewer where that takes over five minutes or 70 MB.")  # fmt: skip
 @click.option("--restart", is_flag=True, help="Remove the store at --output and begin it anew.")
 @click.option("--drop-sequence", is_flag=True, help="Do not keep the sequences in the store.")
 @click.option("--any-alphabet", is_flag=True, help="Encode even if the letters look like the wrong alphabet.")
 @click.option("--random-weights", is_flag=True, help="The real architecture with random weights, for benchmarks and "
               "capacity planning: the embeddings mean nothing.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Seed of --random-weights.")
+@click.option("--alphabet", type=click.Choice(["dna", "protein"]),
+              help="What an hf: encoder reads. Default: told from its vocabulary.")  # fmt: skip
+@click.option("--trust-remote-code", is_flag=True, help="Let Python code that comes with an hf: encoder run here, with "
+              "your rights; without it such an encoder is refused.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def extract(
     model: str,
@@ -83,7 +90,8 @@ def extract(
     id_column: str | None,
     sequence_column: str | None,
     pool: str,
-    layer: str,
+    layer: str | None,
+    one_based: bool,
     dtype: str,
     precision: str,
     device: str,
@@ -96,6 +104,8 @@ def extract(
     any_alphabet: bool,
     random_weights: bool,
     seed: int,
+    alphabet: str | None,
+    trust_remote_code: bool,
     quiet: bool,
 ) -> None:
     """Encode sequences into a Zarr store.
@@ -109,6 +119,7 @@ def extract(
     embedcache extract --model kmer:4 --input reads.fa --metadata labels.tsv --output reads.zarr
     """
     from embedcache.encoders import load_encoder
+    from embedcache.encoders.fidelity import slow_here
     from embedcache.extract import extract
     from embedcache.preflight import Options
     from embedcache.progress import Progress
@@ -116,7 +127,8 @@ def extract(
 
     options = Options(
         poolings=tuple(word.strip() for word in pool.split(",")),
-        layers=tuple(word.strip() for word in layer.split(",")),
+        layers=tuple(word.strip() for word in layer.split(",")) if layer else None,
+        one_based=one_based,
         dtype=dtype,
         batch_tokens=batch_tokens,
         overlong=overlong,
@@ -130,9 +142,12 @@ def extract(
         [*inputs, *more_inputs], metadata=metadata, id_column=id_column, sequence_column=sequence_column
     )
     encoder = load_encoder(
-        model, device=device, precision=precision, random_weights=random_weights, seed=seed, progress=not quiet
-    )
+        model, device=device, precision=precision, random_weights=random_weights, seed=seed, progress=not quiet,
+        trust_remote_code=trust_remote_code, alphabet=alphabet,
+    )  # fmt: skip
     progress = Progress(quiet=quiet)
+    for remark in filter(None, (slow_here(encoder), *encoder.remarks)):
+        progress.say(f"caution  {remark}")
     throughput = extract(source, encoder, output, options, progress)
     for number, line in enumerate(str(throughput).splitlines()):
         progress.say(f"{'         ' if number else 'done     '}{line}")
@@ -141,7 +156,104 @@ def extract(
             f"         {throughput.overlong:,} rows were over the limit of {encoder.token_limit} tokens, "
             f"{throughput.set_aside:,} rows were set aside (see `embedcache info {output}`)"
         )
-    progress.say(f"next     embedcache info {output}    heads train --features {output}")
+    train = "" if "none" in options.poolings else f"    heads train --features {output}"
+    progress.say(f"next     embedcache info {output}{train}")
+
+
+_ALIKE = (
+    "model", "inputs", "more_inputs", "metadata", "id_column", "sequence_column", "pool", "layer", "one_based", "dtype",
+    "precision", "device", "batch_tokens", "overlong", "shard_rows", "drop_sequence", "any_alphabet",
+    "trust_remote_code", "alphabet",
+)  # fmt: skip
+
+
+@cli.command(params=[option for option in extract.params if option.name in _ALIKE])
+@click.option("--output", type=click.Path(), help="Where the store would lie, for the free disk. Default: here.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True,
+              help="How long batches are timed.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Seed of the choice of records.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, in bytes and seconds.")
+@click.pass_context
+def estimate(
+    context: click.Context,
+    model: str,
+    inputs: tuple[str, ...],
+    more_inputs: tuple[str, ...],
+    metadata: str | None,
+    id_column: str | None,
+    sequence_column: str | None,
+    pool: str,
+    layer: str | None,
+    one_based: bool,
+    dtype: str,
+    precision: str,
+    device: str,
+    batch_tokens: int | None,
+    overlong: str | None,
+    shard_rows: int | None,
+    drop_sequence: bool,
+    any_alphabet: bool,
+    trust_remote_code: bool,
+    alphabet: str | None,
+    output: str | None,
+    seconds: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Say what an extraction will take: tokens, disk, memory and time.
+
+    Takes the options of extract. The input is read once and a few seconds of it are encoded on this machine; nothing is
+    downloaded or written. Where the weights are not here, random ones of the same size take their place; of an encoder too
+    big for this machine, some of the layers.
+
+    \b
+    embedcache estimate --model esm2-650m --input proteins.faa
+    embedcache estimate --model nt500m --input windows.fa.gz --device cpu --precision bfloat16
+    """
+    from embedcache.estimate import estimate
+    from embedcache.preflight import Options
+    from embedcache.sources import open_source
+
+    options = Options(
+        poolings=tuple(word.strip() for word in pool.split(",")),
+        layers=tuple(word.strip() for word in layer.split(",")) if layer else None,
+        one_based=one_based,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        overlong=overlong,
+        shard_rows=shard_rows,
+        drop_sequence=drop_sequence,
+        any_alphabet=any_alphabet,
+    )
+    source = open_source(
+        [*inputs, *more_inputs], metadata=metadata, id_column=id_column, sequence_column=sequence_column
+    )
+    found = estimate(
+        source, model, options, device=device, precision=precision, seconds=seconds, seed=seed, folder=output or ".",
+        trust_remote_code=trust_remote_code, alphabet=alphabet,
+    )  # fmt: skip
+    command = _extraction(context, output or f"{Path(inputs[0]).name.partition('.')[0].strip('-') or 'store'}.zarr")
+    if as_json:
+        click.echo(json.dumps(found.to_dict() | {"next": command}, indent=1))
+        return
+    for line in found.lines():
+        click.echo(line)
+    click.echo(f"next     {command}")
+
+
+def _extraction(context: click.Context, output: str) -> str:
+    """The command that does what was estimated: the same options, as they were typed."""
+    words = ["embedcache", "extract"]
+    for option in context.command.params:
+        value = context.params[option.name or ""]
+        if option.name not in _ALIKE or value in (None, (), option.get_default(context)):
+            continue
+        name = [option.opts[0]] if isinstance(option, click.Option) else []
+        if isinstance(value, tuple):
+            words += [word for one in value for word in (*name, one)]
+        else:
+            words += name if value is True else [*name, str(value)]
+    return shlex.join([*words, "--output", output])
 
 
 @cli.command()
@@ -161,7 +273,10 @@ def info(store: str) -> None:
         doing = "being written" if state.running else "not finished: run the same extraction again"
         click.echo(f"  CAUTION     {doing}; {state.shards_done} of {state.shards} shards are there")
     click.echo(f"  rows        {len(opened):,} from {opened.attrs['input']}")
-    click.echo(f"  values      {opened.dim:,} {opened.dtype} a row, {size(layout.rows * layout.row_bytes)} in "
+    if opened.per_token:
+        click.echo(f"  tokens      {layout.length:,}, none pooled: row i has tokens offsets[i] to offsets[i+1]")
+    each = "token" if opened.per_token else "row"
+    click.echo(f"  values      {opened.dim:,} {opened.dtype} a {each}, {size(layout.length * layout.row_bytes)} in "
                f"{layout.shards} shards of {layout.shard_rows:,} rows")  # fmt: skip
     for block in opened.blocks:
         click.echo(f"  block       {block.name}: columns {block.start:,} to {block.stop:,}")
@@ -225,8 +340,17 @@ def status(store: str, as_json: bool) -> None:
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the choice of rows.")
+@click.option("--trust-remote-code", is_flag=True, help="For --recompute: as for extract.")
 @click.pass_context
-def verify(context: click.Context, store: str, recompute: int, model: str | None, device: str, seed: int) -> None:
+def verify(
+    context: click.Context,
+    store: str,
+    recompute: int,
+    model: str | None,
+    device: str,
+    seed: int,
+    trust_remote_code: bool,
+) -> None:
     """Check a store's files against its records: sizes, checksums, finite values.
 
     With --recompute it also encodes random rows again from the sequences that the store keeps. Exit code 2 if anything
@@ -241,34 +365,28 @@ def verify(context: click.Context, store: str, recompute: int, model: str | None
         context.exit(2)
     click.echo(f"{store}: sizes, checksums and values are as recorded")
     if recompute:
-        result = recompute_rows(store, recompute, model=model, device=device, seed=seed)
+        result = recompute_rows(
+            store, recompute, model=model, device=device, seed=seed, trust_remote_code=trust_remote_code
+        )
         click.echo(f"{store}: {result}")
         if not result.agrees:
             context.exit(2)
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def models(as_json: bool) -> None:
-    """List the encoders that have a short name."""
-    from dataclasses import asdict
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with all fields.")
+def models(name: str | None, as_json: bool) -> None:
+    """List the encoders that have a short name, or tell all about the one called NAME.
 
-    from embedcache.encoders.registry import REGISTRY, WEIGHT_FREE
+    pool and layer are what extract takes where nothing else is said: what the encoder's authors take for a sequence.
+    """
+    from embedcache.encoders.listing import details, fields, named, table
+    from embedcache.encoders.registry import REGISTRY
 
     if as_json:
-        click.echo(
-            json.dumps([asdict(entry) | {"parameters": entry.parameters} for entry in REGISTRY.values()], indent=1)
-        )
+        found = fields(named(name)) if name else [fields(entry) for entry in REGISTRY.values()]
+        click.echo(json.dumps(found, indent=1))
         return
-    click.echo(
-        f"{'alias':<13} {'parameters':>10} {'dim':>5} {'layers':>6} {'tokens':>6}  {'alphabet':<8} {'licence':<15} hub id"
-    )
-    for entry in REGISTRY.values():
-        click.echo(
-            f"{entry.alias:<13} {entry.parameters / 1e6:>8,.0f} M {entry.hidden:>5} {entry.layers:>6} "
-            f"{entry.token_limit:>6}  {entry.alphabet:<8} {entry.licence:<15} {entry.repo_id}"
-            + (f"@{entry.revision[:7]}" if entry.revision != "main" else "")
-        )
-    for name, what in WEIGHT_FREE.items():
-        click.echo(f"{name:<13} {what}")
-    click.echo("Any other ESM-2, FastESM2 or Nucleotide Transformer v1 checkpoint: its hub id, or a folder.")
+    for line in details(name) if name else table():
+        click.echo(line)

@@ -3,7 +3,7 @@
 Two calls open the whole package; both import what they need only when they are used::
 
     encoder = embedcache.load_encoder("kmer:4")      # or an alias, a hub id, a directory
-    store = embedcache.open_store("reads.zarr")      # len(), .dim, .ids, .rows, .take(), .read(), .embeddings, .attrs
+    store = embedcache.open_store("reads.zarr")      # store[i], .take(), .read(), .embeddings; .ids, .rows, .blocks, .attrs
 """
 
 from __future__ import annotations

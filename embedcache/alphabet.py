@@ -1,4 +1,4 @@
-"""Letters of DNA and protein: many sequences as one run of bytes, normalised, counted and digested without a loop."""
+"""Letters of DNA and protein, and cells as text: many sequences as one run of bytes, normalised, counted and digested."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from embedcache.errors import InputError
 
 DNA = "dna"
 PROTEIN = "protein"
-KNOWN = {DNA: b"ACGTN", PROTEIN: b"ACDEFGHIKLMNPQRSTVWYXBUZO.-"}
+CELL = "cell"
+KNOWN = {DNA: b"ACGTN", PROTEIN: b"ACDEFGHIKLMNPQRSTVWYXBUZO.-", CELL: b"0123456789 "}
 """Letters that the encoders of an alphabet have a token for."""
+_DIGITS = b"0123456789"
 _SLICE = 1 << 22
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+_A_CELL = "'144 1486 1256'"
 _IUPAC_DNA = b"ACGTUNRYSWKMBDHV.-"
 _COMPLEMENT = bytes.maketrans(b"ACGTURYSWKMBDHVN", b"TGCAAYRSWMKVHDBN")
 
@@ -82,6 +85,8 @@ def take_runs(
 
 def _table(alphabet: str) -> NDArray[np.uint8]:
     table = np.arange(256, dtype=np.uint8)
+    if alphabet == CELL:
+        return table
     table[ord("a") : ord("z") + 1] -= 32
     if alphabet == DNA:
         table[[ord("u"), ord("U")]] = ord("T")
@@ -92,7 +97,7 @@ _TABLES = {alphabet: _table(alphabet) for alphabet in KNOWN}
 
 
 def normalise(letters: Letters, alphabet: str) -> Letters:
-    """Upper-case the letters, and read U as T in DNA."""
+    """Upper-case the letters of DNA and protein, and read U as T in DNA."""
     return Letters(_TABLES[alphabet][letters.bytes_], letters.offsets)
 
 
@@ -118,11 +123,11 @@ class LetterCounts:
         return {chr(byte): int(upper[byte]) for byte in np.flatnonzero(upper) if byte not in KNOWN[alphabet]}
 
     def check(self, alphabet: str, encoder: str) -> None:
-        """Refuse an input that looks like the other alphabet.
+        """Refuse an input that looks like another alphabet.
 
         Every letter of DNA is also an amino acid, so a protein encoder would take DNA without a word: input that is to
         nine tenths A, C, G, T, U and N (a quarter in proteins) is refused. For DNA, more than one letter in ten outside the
-        IUPAC codes is refused.
+        IUPAC codes is refused. Cells are digits and blanks, and sequences have no digits.
 
         Raises
         ------
@@ -130,6 +135,19 @@ class LetterCounts:
         """
         upper = np.bincount(_TABLES[PROTEIN], weights=self.counts, minlength=256)
         total = upper.sum()
+        numbers = upper[list(_DIGITS)].sum()
+        if alphabet == CELL and (others := self.outside(CELL)):
+            raise InputError(
+                f"the input holds letters such as {', '.join(list(others)[:6])}, but {encoder} encodes cells, which are "
+                f"lists of token ids such as {_A_CELL}: take a DNA or protein encoder, or name the column of token ids "
+                "with --sequence-column"
+            )
+        if alphabet != CELL and numbers > 0.5 * total:
+            raise InputError(
+                f"the input holds numbers, so it looks like the token ids of cells, but {encoder} encodes "
+                f"{'DNA' if alphabet == DNA else 'proteins'}: take a Geneformer, or name the column of sequences with "
+                "--sequence-column"
+            )
         bases = upper[list(b"ACGTUN")].sum()
         if alphabet == PROTEIN and bases > 0.9 * total:
             raise InputError(

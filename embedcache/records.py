@@ -28,9 +28,9 @@ class Source(Protocol):
     """Records of one or several inputs in input order.
 
     `batches` may be called any number of times; each call reads from the start and yields the same records. A batch
-    has the columns ``id`` (string, never null or empty), ``sequence`` (large_string, never empty, letters as in the
-    file) and then `columns` in their order. Columns of text formats come as string with null for missing; columns of
-    parquet keep their type.
+    has the columns ``id`` (string, never null or empty), ``sequence`` (large_string, never empty: letters as in the file,
+    or the token ids of a cell with one blank between them) and then `columns` in their order. Columns of text formats
+    come as string with null for missing; columns of parquet keep their type.
     """
 
     name: str

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedcache.layout import StorePaths
 from embedcache.progress import duration
-from embedcache.store import StorePaths
 
 if TYPE_CHECKING:
     from embedcache.encoders.encoder import Budget, Encoder
+    from embedcache.encoders.fidelity import Fidelity
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Throughput:
     """Model arithmetic a second over the machine's own matrix rate at this precision, both measured in this run."""
     batch_tokens: int = 0
     memory_halvings: int = 0
+    fidelity: Fidelity | None = None
+    """How close the run's precision came to float32; None for a run in float32."""
     _began: float = field(default_factory=time.perf_counter, repr=False)
 
     def add(self, rows: int, counts: dict[str, int], set_aside: int) -> None:
@@ -88,6 +91,8 @@ class Throughput:
             parts.append(
                 f"{self.rows - self.distinct_sequences:,} rows had the sequence of another and were not computed twice"
             )
+        if self.fidelity is not None:
+            parts.append(str(self.fidelity))
         if self.memory_halvings:
             parts.append(
                 f"memory ran out {self.memory_halvings} times: give --batch-tokens {self.batch_tokens} next time"

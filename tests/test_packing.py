@@ -1,6 +1,8 @@
-"""Batches, windows of over-long sequences, and pooling."""
+"""Which sequences share a batch, and how over-long ones are cut."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +10,8 @@ import torch
 
 from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoders.loading import load_encoder
-from embedcache.errors import InputError, ModelError
+from embedcache.errors import ModelError
 from embedcache.packing import cut_windows, pack, truncate
-from embedcache.pooling import pool
 from embedcache.tokens import Tokens
 
 
@@ -38,14 +39,38 @@ def test_a_sequence_over_the_budget_is_a_batch_of_its_own() -> None:
 
 def test_windows_are_full_overlap_by_a_quarter_and_cover_every_token() -> None:
     tokens = tokens_of(8, 45, 10)
-    windows, counts = cut_windows(tokens, 10, (1, 1))
-    assert counts.tolist() == [1, 7, 1]
-    assert windows.lengths.tolist() == [8, *[10] * 7, 10]
-    cut = [windows[i] for i in range(1, 8)]
+    windows = cut_windows(tokens, 10, (1, 1))
+    assert windows.counts.tolist() == [1, 7, 1]
+    assert windows.tokens.lengths.tolist() == [8, *[10] * 7, 10]
+    assert windows.starts.tolist() == [0, 0, 6, 12, 18, 24, 30, 35, 0]
+    cut = [windows.tokens[i] for i in range(1, 8)]
     assert {int(ids[0]) for ids in cut} == {8}
     assert {int(ids[-1]) for ids in cut} == {52}
     assert set(np.concatenate([ids[1:-1] for ids in cut]).tolist()) == set(range(9, 52))
     assert [int(ids[1]) for ids in cut] == [9, 15, 21, 27, 33, 39, 44]
+
+
+def test_what_is_looked_at_stays_the_same_tokens_in_one_window_or_in_all_that_have_some_of_it() -> None:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(3, 90, 300)
+    first = 1 + rng.integers(0, lengths - 2)
+    stop = rng.integers(first, lengths - 1) + 1
+    tokens = replace(tokens_of(*lengths), focus={"at:x": np.stack((first, stop), axis=1)})
+    windows = cut_windows(tokens, 12, (1, 1))
+    window = 0
+    for row, count in enumerate(windows.counts.tolist()):
+        wanted = {*tokens[row][first[row] : stop[row]].tolist()}
+        looked_at = [
+            {*windows.tokens[w][slice(*windows.tokens.focus["at:x"][w])].tolist()}
+            for w in range(window, window + count)
+        ]
+        assert set.union(*looked_at) == wanted
+        held = [wanted & {*windows.tokens[w].tolist()} for w in range(window, window + count)]
+        if wanted in held:
+            assert sum(map(bool, looked_at)) == 1
+        else:
+            assert looked_at == held
+        window += count
 
 
 def test_truncation_keeps_the_last_special_token() -> None:
@@ -53,14 +78,10 @@ def test_truncation_keeps_the_last_special_token() -> None:
     assert [cut[0].tolist(), cut[1].tolist()] == [[0, 1, 2], [3, 4, 5, 6, 10]]
 
 
-@pytest.mark.parametrize("how", ["mean", "max", "cls"])
-def test_pooling_equals_numpy_on_each_sequence(how: str) -> None:
-    states = torch.randn(14, 6)
-    pooled = pool(states, torch.tensor([3, 7, 4]), how, (1, 1)).numpy()
-    for row, part in enumerate(np.split(states.numpy(), [3, 10])):
-        inner = part[1:-1]
-        expected = {"mean": inner.mean(0), "max": inner.max(0), "cls": part[0]}[how]
-        np.testing.assert_allclose(pooled[row], expected, rtol=1e-6)
+def test_truncation_leaves_no_token_to_look_at_where_any_was_cut_off() -> None:
+    focus = np.asarray([(1, 2), (3, 4), (3, 5), (6, 7)])
+    cut = truncate(replace(tokens_of(5, 8, 8, 8), focus={"at:x": focus}), 5, (1, 1))
+    assert cut.focus["at:x"].tolist() == [[1, 2], [3, 4], [0, 0], [0, 0]]
 
 
 def test_the_mean_of_an_over_long_sequence_is_the_token_weighted_mean_of_its_windows(encoder: Encoder) -> None:
@@ -81,15 +102,15 @@ def test_running_out_of_memory_halves_the_budget_and_changes_nothing(
     rng = np.random.default_rng(3)
     proteins = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), n)) for n in rng.integers(5, 120, 50)]
     tokens, readout = encoder.tokenize(proteins), encoder.readout()
-    embed = type(encoder).embed
+    start = type(encoder).start
 
-    def small_memory(self: Encoder, part: Tokens, what: object) -> object:
+    def small_memory(self: Encoder, part: Tokens, *others: object) -> object:
         if len(part.ids) > 300:
             raise torch.OutOfMemoryError("out of memory")
-        return embed(self, part, what)  # type: ignore[arg-type]
+        return start(self, part, *others)  # type: ignore[arg-type]
 
     expected = encoder.encode(proteins)
-    monkeypatch.setattr(type(encoder), "embed", small_memory)
+    monkeypatch.setattr(type(encoder), "start", small_memory)
     budget = Budget(2000)
     out = np.full_like(expected, np.nan)
     for rows, vectors in encoder.vectors(tokens, readout, budget):
@@ -102,23 +123,6 @@ def test_one_sequence_that_does_not_fit_is_an_error(encoder: Encoder, monkeypatc
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(type(encoder), "embed", no_memory)
+    monkeypatch.setattr(type(encoder), "start", no_memory)
     with pytest.raises(ModelError, match="one sequence of 12 tokens does not fit"):
         encoder.encode(["MKTAYIAKQR"])
-
-
-@pytest.mark.parametrize(
-    ("poolings", "layers", "said"),
-    [
-        (("median",), (-1,), "no pooling 'median'"),
-        (("mean",), (7,), "no layer 7"),
-        (("mean",), ("top",), "'top' is no layer"),
-        (("mean", "mean"), (-1,), "twice"),
-        (("mean",), (-1, 6), "twice"),
-    ],
-)
-def test_impossible_readouts_are_refused(
-    encoder: Encoder, poolings: tuple[str, ...], layers: tuple[str | int, ...], said: str
-) -> None:
-    with pytest.raises(InputError, match=said):
-        encoder.readout(poolings, layers)

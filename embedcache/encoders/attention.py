@@ -1,64 +1,194 @@
 """Attention over packed sequences: each token sees the tokens of its own sequence and nothing else.
 
-Sequences of equal length lie side by side in a batch that is sorted by length, so a batch is a handful of dense
-(n, L) groups: scaled-dot-product attention runs on each group without padding and without a mask, on every device, and
-gives a sequence the same bits whichever others are in its group.
+Three ways to the same numbers, chosen once for an encoder:
+
+`Grouped`, everywhere: sequences of equal length lie side by side in a batch that is sorted by length, so a batch is a
+handful of dense (n, L) groups; scaled-dot-product attention runs on each without padding and without a mask, and gives a
+sequence the same bits whichever others are in its group.
+
+`Varlen`, on a GPU in half precision: torch's own FlashAttention over cumulative lengths, one launch a layer, without
+split keys, so that a sequence's bits do not depend on the others.
+
+`FlexAlibi`, on a GPU in half precision for encoders with ALiBi, which FlashAttention has no bias for: FlexAttention,
+compiled once for the batch's constant number of rows.
+
+On every way the input is (T, 3, H, E), queries, keys and values of T tokens in H heads of E values, and the result
+(T, H * E); rows after the last sequence mean nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
+
+from embedcache.encoders.packed import PackedBatch
+
+_KEPT_BIAS = 512
+"""Longest sequence, in tokens, whose ALiBi table is kept: 12 heads of 512 x 512 are 13 MB."""
+_BLOCK = 128
+"""Rows and columns of a block of FlexAttention's mask."""
+_ONE_SPLIT: dict[str, Any] = {"num_splits": 1} if "num_splits" in inspect.signature(varlen_attn).parameters else {}
+"""Where torch can split keys over blocks, it must not: the split depends on the other sequences of the batch."""
+
+Attend = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Group:
-    """`count` sequences of `length` tokens each, from token `start` of the batch on."""
+class Attention(Protocol):
+    """Prepares softmax(q k^T / sqrt(E) + bias) v for one batch; what it returns serves all layers."""
 
-    start: int
-    count: int
-    length: int
+    def __call__(self, batch: PackedBatch) -> Attend:
+        """Take a batch's layout."""
 
 
-def equal_length_groups(lengths_B: NDArray[np.int64]) -> list[Group]:
-    """Cut a batch into runs of neighbouring sequences of equal length."""
-    if not len(lengths_B):
-        return []
-    firsts = np.flatnonzero(np.diff(lengths_B, prepend=lengths_B[0] - 1))
-    starts = np.concatenate(([0], np.cumsum(lengths_B)))[firsts]
-    counts = np.diff(firsts, append=len(lengths_B))
-    return [
-        Group(int(start), int(count), int(lengths_B[first]))
-        for start, count, first in zip(starts, counts, firsts, strict=True)
-    ]
+def choose_attention(heads: int, alibi: bool, dtype: torch.dtype, device: torch.device) -> Attention:
+    """The fastest way that the device and precision allow."""
+    if device.type == "cuda" and dtype != torch.float32:
+        if not alibi:
+            return Varlen()
+        if importlib.util.find_spec("triton") is not None:
+            return FlexAlibi(heads, device, torch.compile(alibi_attention, fullgraph=True, dynamic=False))
+    return Grouped(Alibi(heads, device) if alibi else None)
 
 
-def attend(qkv_T3HE: Tensor, groups: list[Group]) -> Tensor:
-    """Softmax(q k^T / sqrt(E)) v within each sequence.
+class Grouped:
+    """Scaled-dot-product attention on each run of sequences of equal length."""
+
+    def __init__(self, alibi: Alibi | None) -> None:
+        self.alibi = alibi
+
+    def __call__(self, batch: PackedBatch) -> Attend:
+        """Take a batch's groups."""
+        return lambda qkv_T3HE: self._attend(qkv_T3HE, batch)
+
+    def _attend(self, qkv_T3HE: Tensor, batch: PackedBatch) -> Tensor:
+        T, _, H, E = qkv_T3HE.shape
+        out_THE = qkv_T3HE.new_empty(T, H, E)
+        out_THE[batch.tokens :] = 0
+        for group in batch.groups:
+            n, L = group.count, group.length
+            stop = group.start + n * L
+            q_nHLE, k_nHLE, v_nHLE = qkv_T3HE[group.start : stop].view(n, L, 3, H, E).permute(2, 0, 3, 1, 4)
+            bias_1HLL = None if self.alibi is None else self.alibi(L)
+            mixed_nHLE = F.scaled_dot_product_attention(q_nHLE, k_nHLE, v_nHLE, attn_mask=bias_1HLL)
+            out_THE[group.start : stop].view(n, L, H, E).copy_(mixed_nHLE.transpose(1, 2))
+        return out_THE.view(T, H * E)
+
+
+class Varlen:
+    """torch's variable-length FlashAttention (CUDA, bfloat16 and float16)."""
+
+    def __call__(self, batch: PackedBatch) -> Attend:
+        """Take a batch's cumulative lengths."""
+        bounds_B1, longest = batch.bounds_B1, batch.longest
+
+        def attend(qkv_T3HE: Tensor) -> Tensor:
+            q_THE, k_THE, v_THE = qkv_T3HE.unbind(1)
+            mixed_THE = varlen_attn(q_THE, k_THE, v_THE, bounds_B1, bounds_B1, longest, longest, **_ONE_SPLIT)
+            assert isinstance(mixed_THE, Tensor)
+            return mixed_THE.flatten(1)
+
+        return attend
+
+
+class FlexAlibi:
+    """FlexAttention with linear biases.
 
     Parameters
     ----------
-    qkv_T3HE : (T, 3, H, E) queries, keys and values of T tokens, H heads of E values.
-    groups : the batch's runs of equal length, covering all T tokens.
-
-    Returns
-    -------
-    (T, H * E).
+    attention : `alibi_attention`, or what torch.compile makes of it.
     """
-    T, _, H, E = qkv_T3HE.shape
-    out_THE = qkv_T3HE.new_empty(T, H, E)
-    for group in groups:
-        n, L = group.count, group.length
-        stop = group.start + n * L
-        q_nHLE, k_nHLE, v_nHLE = qkv_T3HE[group.start : stop].view(n, L, 3, H, E).permute(2, 0, 3, 1, 4)
-        mixed_nHLE = F.scaled_dot_product_attention(q_nHLE, k_nHLE, v_nHLE)
-        out_THE[group.start : stop].view(n, L, H, E).copy_(mixed_nHLE.transpose(1, 2))
-    return out_THE.view(T, H * E)
+
+    def __init__(self, heads: int, device: torch.device, attention: Callable[..., Tensor]) -> None:
+        self.slopes_H = torch.tensor(alibi_slopes(heads), device=device)
+        self.attention = attention
+
+    def __call__(self, batch: PackedBatch) -> Attend:
+        """Work out which blocks of tokens share a sequence, on the device."""
+        T = len(batch.ids_T)
+        sequence_T = torch.bucketize(torch.arange(T, device=batch.ids_T.device), batch.bounds_B1[1:], right=True)
+        blocks, columns = blocks_in_common(sequence_T, batch)
+        return lambda qkv_T3HE: self.attention(qkv_T3HE, sequence_T, batch.positions_T, self.slopes_H, blocks, columns)
+
+
+def blocks_in_common(sequence_T: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """For each of Q blocks of 128 tokens the blocks that its sequences reach into: count (1, 1, Q), numbers (1, 1, Q, Q).
+
+    A sequence lies in one piece, so these blocks are neighbours, from the one where the block's first sequence begins to
+    the one where its last sequence ends.
+    """
+    T = len(sequence_T)
+    firsts_Q = torch.arange(0, T, _BLOCK, device=sequence_T.device)
+    lasts_Q = torch.clamp(firsts_Q + _BLOCK, max=batch.tokens) - 1
+    bounds = torch.cat((batch.bounds_B1, batch.bounds_B1[-1:])).long()
+    first_block_Q = bounds[sequence_T[firsts_Q]] // _BLOCK
+    last_block_Q = (bounds[sequence_T[lasts_Q.clamp(min=0)] + 1] - 1) // _BLOCK
+    count_Q = torch.where(firsts_Q < batch.tokens, last_block_Q - first_block_Q + 1, 0)
+    numbers_QQ = (first_block_Q[:, None] + torch.arange(len(firsts_Q), device=sequence_T.device)) % len(firsts_Q)
+    return count_Q.int()[None, None], numbers_QQ.int()[None, None]
+
+
+def alibi_attention(
+    qkv_T3HE: Tensor, sequence_T: Tensor, positions_T: Tensor, slopes_H: Tensor, blocks: Tensor, columns: Tensor
+) -> Tensor:
+    """Attention within sequences with the bias -slope |i - j|, through FlexAttention; (T, H * E)."""
+    T = len(sequence_T)
+
+    def same_sequence(_b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return sequence_T[i] == sequence_T[j]
+
+    def add_bias(score: Tensor, _b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return score - slopes_H[h] * (positions_T[i] - positions_T[j]).abs()
+
+    mask = BlockMask.from_kv_blocks(
+        blocks, columns, BLOCK_SIZE=_BLOCK, mask_mod=same_sequence, seq_lengths=(T, T), compute_q_blocks=False
+    )
+    q_1HTE, k_1HTE, v_1HTE = (part.transpose(0, 1)[None] for part in qkv_T3HE.unbind(1))
+    mixed_1HTE = flex_attention(q_1HTE, k_1HTE, v_1HTE, score_mod=add_bias, block_mask=mask)
+    assert isinstance(mixed_1HTE, Tensor)
+    return mixed_1HTE[0].transpose(0, 1).flatten(1)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Slope of each head: 2^(-8 h / H) for h = 1..H where H is a power of two.
+
+    For other H, the slopes of the next smaller power of two, then every second slope of the next larger one (Press et
+    al. 2022, arXiv:2108.12409, and their code).
+    """
+    below = 1 << int(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (head + 1) / below) for head in range(below)]
+    if below < heads:
+        slopes += alibi_slopes(2 * below)[0::2][: heads - below]
+    return slopes
+
+
+class Alibi:
+    """Attention with linear biases, symmetric as in MosaicBERT: -slope |i - j| is added to each score, in float32."""
+
+    def __init__(self, heads: int, device: torch.device) -> None:
+        self.slopes_H = torch.tensor(alibi_slopes(heads), device=device)
+        self._kept_1HLL: Tensor | None = None
+
+    def __call__(self, length: int) -> Tensor:
+        """The bias of a sequence of L tokens, (1, H, L, L) float32."""
+        if length > _KEPT_BIAS:
+            return self._table(length)
+        if self._kept_1HLL is None:
+            self._kept_1HLL = self._table(_KEPT_BIAS)
+        return self._kept_1HLL[:, :, :length, :length]
+
+    def _table(self, length: int) -> Tensor:
+        place_L = torch.arange(length, device=self.slopes_H.device)
+        distance_LL = (place_L[:, None] - place_L[None, :]).abs()
+        return (-self.slopes_H[:, None, None] * distance_LL)[None]
 
 
 class Rotary:
@@ -66,24 +196,24 @@ class Rotary:
 
     def __init__(self, head_dim: int, device: torch.device) -> None:
         self.inverse_E2 = 1.0 / 10000 ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
-        self._table = torch.empty(2, 0, head_dim, device=device)
+        self._table_2LE2 = torch.empty(2, 0, head_dim // 2, device=device)
 
-    def _grow(self, length: int) -> None:
-        angles_LE2 = torch.outer(
-            torch.arange(length, dtype=torch.float32, device=self.inverse_E2.device), self.inverse_E2
-        )
-        angles_LE = torch.cat((angles_LE2, angles_LE2), dim=-1)
-        self._table = torch.stack((angles_LE.cos(), angles_LE.sin()))
+    def angles(self, positions_T: Tensor, longest: int) -> Tensor:
+        """Cosine and sine of each token's angles, (2, T, E / 2), for sequences of up to `longest` tokens."""
+        if longest > self._table_2LE2.shape[1]:
+            places_L = torch.arange(longest, dtype=torch.float32, device=self.inverse_E2.device)
+            angles_LE2 = torch.outer(places_L, self.inverse_E2)
+            self._table_2LE2 = torch.stack((angles_LE2.cos(), angles_LE2.sin()))
+        return self._table_2LE2.index_select(1, positions_T)
 
-    def __call__(self, qkv_T3HE: Tensor, positions_T: Tensor, longest: int) -> Tensor:
-        """Rotate queries and keys by their position in their own sequence; values pass unchanged."""
-        if longest > self._table.shape[1]:
-            self._grow(longest)
-        cos_T11E, sin_T11E = self._table[:, positions_T][:, :, None, None, :]
-        qk_T2HE = qkv_T3HE[:, :2].float()
-        low, high = qk_T2HE.chunk(2, dim=-1)
-        rotated = torch.cat((-high, low), dim=-1)
-        out = torch.empty_like(qkv_T3HE)
-        out[:, :2] = qk_T2HE * cos_T11E + rotated * sin_T11E
-        out[:, 2] = qkv_T3HE[:, 2]
-        return out
+
+def rotate_(qkv_T3HE: Tensor, angles_2TE2: Tensor) -> Tensor:
+    """Rotate queries and keys in place by their token's angles (`Rotary.angles`), in float32; values stay."""
+    cos_T11E2, sin_T11E2 = angles_2TE2[:, :, None, None, :]
+    half = qkv_T3HE.shape[-1] // 2
+    low_T2HE2, high_T2HE2 = qkv_T3HE[:, :2, :, :half].float(), qkv_T3HE[:, :2, :, half:].float()
+    rotated_low = torch.mul(low_T2HE2, cos_T11E2).addcmul_(high_T2HE2, sin_T11E2, value=-1)
+    rotated_high = torch.mul(high_T2HE2, cos_T11E2).addcmul_(low_T2HE2, sin_T11E2)
+    qkv_T3HE[:, :2, :, :half] = rotated_low
+    qkv_T3HE[:, :2, :, half:] = rotated_high
+    return qkv_T3HE

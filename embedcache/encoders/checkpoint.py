@@ -84,6 +84,11 @@ class Checkpoint:
         """All key names."""
         return frozenset(self._file_of)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that the weights are in."""
+        return sorted(set(self._file_of.values()))
+
     def read(self, key: str, shape: tuple[int, ...]) -> Tensor:
         """Read one tensor as float32; raises `ModelError` if its shape is not `shape`.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,16 @@ from numpy.typing import NDArray
 from embedcache.alphabet import Letters, normalise
 from embedcache.encoders.linear import matrix_rate
 from embedcache.errors import InputError, ModelError
-from embedcache.packing import cut_windows, pack, truncate
-from embedcache.pooling import POOLINGS, join_windows
+from embedcache.packing import Windows, cut_windows, pack, truncate
+from embedcache.pooling import NONE, check_pooling, column_of, join_windows, looks_at_a_place, token_focus
 from embedcache.tokens import Tokens
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever a change of ours alters any bit of any embedding; part of every fingerprint."""
+_IN_FLIGHT = 2
+"""Batches begun before the first of them is waited for, so that a GPU always has the next one."""
 
-
-_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ class Readout:
     def dim(self) -> int:
         """Width of the vector."""
         return self.blocks[-1].stop
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a sequence has one vector; otherwise it has one for each of its tokens."""
+        return self.blocks[0].pooling != NONE
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The input's columns that poolings read positions from."""
+        found = (column_of(block.pooling) for block in self.blocks)
+        return tuple(dict.fromkeys(column for column in found if column is not None))
 
 
 @dataclass
@@ -91,6 +104,10 @@ class Encoder(ABC):
     token_limit: int | None
     special: tuple[int, int]
     """Special tokens before and after the letters of a sequence."""
+    excluded: tuple[int, int]
+    """Tokens at the two ends that the authors' mean leaves out."""
+    authors_layer: int = -1
+    """The hidden state that the encoder's authors take."""
     batch_tokens: int
     """Default token budget of a batch."""
     overlong: str
@@ -101,6 +118,8 @@ class Encoder(ABC):
     """True for random weights: the numbers say nothing about biology."""
     fingerprint: str
     """Hash of weights, tokenizer, architecture, precision and the version of our own numerics."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know of how this encoder runs."""
 
     @property
     def name(self) -> str:
@@ -114,9 +133,17 @@ class Encoder(ABC):
         Letters are taken as they are; `encode` upper-cases them (and reads U as T in DNA) first.
         """
 
+    def spans(self, letters: Letters) -> NDArray[np.int64]:
+        """First letter and letter after the last that each token of `tokenize` covers, (T, 2); -1 for special tokens."""
+        raise InputError(f"{self.name} has one vector a sequence: it has no tokens to look at")
+
     @abstractmethod
-    def embed(self, tokens: Tokens, readout: Readout) -> NDArray[np.float32]:
-        """Encode one batch of n sequences: (n, readout.dim) float32."""
+    def start(self, tokens: Tokens, readout: Readout, batch_tokens: int) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode one batch of n sequences, packed to `batch_tokens`; the function returned waits for its vectors.
+
+        They are (n, readout.dim) float32, or, for a readout without pooling, one row for each token that is no special
+        one, those of all n sequences end to end.
+        """
 
     @abstractmethod
     def hidden_states(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -134,22 +161,27 @@ class Encoder(ABC):
         """This machine's matrix products at the encoder's precision and width, in operations a second (measured once)."""
         return matrix_rate(_TYPES[self.precision], self.device, self.hidden)
 
-    def readout(self, poolings: Sequence[str] = ("mean",), layers: Sequence[str | int] = (-1,)) -> Readout:
+    def readout(self, poolings: Sequence[str] = ("mean",), layers: Sequence[str | int] | None = None) -> Readout:
         """Lay out the blocks for all poolings of all layers.
 
         Parameters
         ----------
-        poolings : of ``mean``, ``cls``, ``max``.
-        layers : states counted from 0 (the embeddings), negative from the last, or ``mid`` (half, rounded up).
+        poolings : as in `embedcache.pooling`.
+        layers : states counted from 0 (the embeddings), negative from the last, or ``mid`` (half, rounded up); by
+            default the one that the encoder's authors take.
 
         Raises
         ------
-        InputError : a pooling is not known, a layer does not exist, or one is named twice.
+        InputError : a pooling is not known or makes no sense for this encoder, a layer does not exist, or one is named
+            twice.
         """
-        numbers = [self._layer(layer) for layer in layers]
+        numbers = [self._layer(layer) for layer in (layers or (self.authors_layer,))]
         for how in poolings:
-            if how not in POOLINGS:
-                raise InputError(f"there is no pooling '{how}': take one of {', '.join(POOLINGS)}")
+            check_pooling(how)
+            if how == "cls" and not self.special[0]:
+                raise InputError(f"{self.name} puts no special token before a sequence: take --pool mean or last")
+        if NONE in poolings and len(poolings) > 1:
+            raise InputError("none keeps every token, so it cannot share a store with a pooling: make two stores")
         wanted = [(layer, how) for layer in numbers for how in poolings]
         if len(set(wanted)) < len(wanted):
             raise InputError(f"a layer and pooling is asked for twice: layers {numbers}, poolings {list(poolings)}")
@@ -168,8 +200,49 @@ class Encoder(ABC):
             raise InputError(f"{self.name} has layers 0 (the embeddings) to {self.layers}; there is no layer {number}")
         return number if number >= 0 else number + self.layers + 1
 
+    def ranges(self, tokens: Tokens, pooling: str) -> NDArray[np.int64]:
+        """First token that a pooling takes of each sequence, and the one after the last, (n, 2)."""
+        if looks_at_a_place(pooling):
+            return tokens.focus[pooling]
+        lengths = tokens.lengths
+        before, after = {"mean:all": (0, 0), "mean:inner": self.special, NONE: self.special}.get(pooling, self.excluded)
+        return np.stack((np.minimum(before, lengths), np.maximum(lengths - after, np.minimum(before, lengths))), axis=1)
+
+    def with_focus(
+        self,
+        tokens: Tokens,
+        letters: Letters,
+        readout: Readout,
+        positions: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> Tokens:
+        """Add to the tokens of n sequences which of them each pooling of a readout looks at.
+
+        Parameters
+        ----------
+        positions : for each column that an ``at:COLUMN`` names, the letter of every sequence, counted from 0.
+
+        Raises
+        ------
+        InputError : positions are missing, or lie outside their sequence.
+        """
+        wanted = [block.pooling for block in readout.blocks if looks_at_a_place(block.pooling)]
+        if not wanted:
+            return tokens
+        spans_T2 = self.spans(letters)
+        focus = {}
+        for pooling in dict.fromkeys(wanted):
+            column = column_of(pooling)
+            if column is None:
+                width = int(pooling.removeprefix("center:"))
+                first = np.maximum(letters.lengths // 2 - width // 2, 0)
+                places_n2 = np.stack((first, np.minimum(letters.lengths // 2 - width // 2 + width, letters.lengths)), 1)
+            else:
+                places_n2 = _places(column, (positions or {}).get(column), letters.lengths)
+            focus[pooling] = token_focus(spans_T2, tokens.offsets, places_n2)
+        return replace(tokens, focus=focus)
+
     def encode(
-        self, sequences: Sequence[str] | pa.Array, pool: str = "mean", layer: str | int = -1
+        self, sequences: Sequence[str] | pa.Array, pool: str = "mean", layer: str | int | None = None
     ) -> NDArray[np.float32]:
         """Encode sequences of any length: upper-case them, cut over-long ones to windows, batch, pool.
 
@@ -177,24 +250,23 @@ class Encoder(ABC):
         -------
         (n, D) float32, row i for sequence i, independent of the other sequences.
         """
-        return self.encode_readout(sequences, self.readout((pool,), (layer,)), self.overlong)
+        return self.encode_readout(sequences, self.readout((pool,), None if layer is None else (layer,)), self.overlong)
 
     def encode_readout(
-        self, sequences: Sequence[str] | pa.Array, readout: Readout, overlong: str
+        self,
+        sequences: Sequence[str] | pa.Array,
+        readout: Readout,
+        overlong: str,
+        positions: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> NDArray[np.float32]:
         """Encode sequences into all blocks of a readout, (n, readout.dim) float32.
 
         `overlong` is the policy for sequences over the limit: ``window``, or ``truncate``; the others need a place to
-        set a sequence aside, which the extraction has, and raise `InputError` here.
+        set a sequence aside, which the extraction has, and raise `InputError` here. `positions` as for `with_focus`.
         """
-        tokens = self.tokenize(normalise(Letters.of(sequences), self.alphabet))
-        if overlong == "truncate":
-            tokens = truncate(tokens, self.token_limit, self.special)
-        elif overlong != "window" and self.token_limit and (tokens.lengths > self.token_limit).any():
-            row = int(np.argmax(tokens.lengths))
-            raise InputError(
-                f"sequence {row} has {tokens.lengths[row]:,} tokens, {self.name} takes {self.token_limit:,}: cut it first"
-            )
+        if not readout.pooled:
+            raise InputError("without pooling a sequence has many vectors: use encode_tokens")
+        tokens = self._prepared(sequences, readout, overlong, positions)
         out_ND = np.empty((len(tokens), readout.dim), np.float32)
         for rows, vectors in self.vectors(tokens, readout, Budget(self.batch_tokens)):
             out_ND[rows] = vectors
@@ -202,6 +274,42 @@ class Encoder(ABC):
         if len(bad):
             raise InputError(f"sequence {bad[0]} has no finite embedding: is it empty?")
         return out_ND
+
+    def encode_tokens(
+        self, sequences: Sequence[str] | pa.Array, layer: str | int | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Encode sequences without pooling: for each one (tokens, D) float32, special tokens left out."""
+        readout = self.readout((NONE,), None if layer is None else (layer,))
+        return self.encode_token_readout(sequences, readout, self.overlong)
+
+    def encode_token_readout(
+        self, sequences: Sequence[str] | pa.Array, readout: Readout, overlong: str
+    ) -> list[NDArray[np.float32]]:
+        """Like `encode_readout` for a readout without pooling: for each sequence (tokens, readout.dim) float32."""
+        tokens = self._prepared(sequences, readout, overlong, None)
+        out: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tokens)
+        for rows, states in self.token_vectors(tokens, readout, Budget(self.batch_tokens)):
+            for row, states_LD in zip(rows.tolist(), states, strict=True):
+                out[row] = states_LD
+        return out
+
+    def _prepared(
+        self,
+        sequences: Sequence[str] | pa.Array,
+        readout: Readout,
+        overlong: str,
+        positions: Mapping[str, NDArray[np.int64]] | None,
+    ) -> Tokens:
+        letters = normalise(Letters.of(sequences), self.alphabet)
+        tokens = self.with_focus(self.tokenize(letters), letters, readout, positions)
+        if overlong == "truncate":
+            return truncate(tokens, self.token_limit, self.special)
+        if overlong != "window" and self.token_limit and (tokens.lengths > self.token_limit).any():
+            row = int(np.argmax(tokens.lengths))
+            raise InputError(
+                f"sequence {row} has {tokens.lengths[row]:,} tokens, {self.name} takes {self.token_limit:,}: cut it first"
+            )
+        return tokens
 
     def vectors(
         self, tokens: Tokens, readout: Readout, budget: Budget, done: Callable[[int, int], None] | None = None
@@ -218,54 +326,94 @@ class Encoder(ABC):
         ------
         ModelError : a single sequence does not fit into memory.
         """
-        windows, count_of_row = cut_windows(tokens, self.token_limit, self.special)
-        row_of_window = np.repeat(np.arange(len(tokens)), count_of_row)
-        whole = count_of_row[row_of_window] == 1
+        windows = cut_windows(tokens, self.token_limit, self.special)
+        row_of_window = np.repeat(np.arange(len(tokens)), windows.counts)
+        whole = windows.counts[row_of_window] == 1
         cut_WD: dict[int, NDArray[np.float32]] = {}
-        batches = list(pack(windows.lengths, budget.tokens))[::-1]
-        while batches:
-            batch = batches.pop()
-            try:
-                vectors = self.embed(windows.take(batch), readout)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if len(batch) == 1:
-                    length = int(windows.lengths[batch[0]])
-                    raise ModelError(
-                        f"one sequence of {length:,} tokens does not fit into the device's memory"
-                    ) from None
-                vectors = None
-            if vectors is None:  # outside the except block, so that the failed batch's memory is free again
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                budget.halve()
-                rest = np.concatenate([batch, *batches[::-1]])
-                batches = [rest[part] for part in pack(windows.lengths[rest], budget.tokens)][::-1]
-                continue
-            if done is not None:
-                done(int(windows.lengths[batch].sum()), len(batch))
+        for batch, vectors in self._batches(windows.tokens, readout, budget, done):
             plain = whole[batch]
             yield row_of_window[batch[plain]], vectors[plain]
             cut_WD.update(zip(batch[~plain].tolist(), vectors[~plain], strict=True))
         if cut_WD:
-            yield self._joined(windows, count_of_row, cut_WD, readout)
+            yield self._joined(windows, cut_WD, readout)
+
+    def token_vectors(
+        self, tokens: Tokens, readout: Readout, budget: Budget, done: Callable[[int, int], None] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
+        """Like `vectors` for a readout without pooling: yields (rows, one (tokens, dim) array for each of them).
+
+        A token that lies in several windows of an over-long sequence is taken from the one whose border is farthest.
+        """
+        windows = cut_windows(tokens, self.token_limit, self.special)
+        row_of_window = np.repeat(np.arange(len(tokens)), windows.counts)
+        kept = windows.tokens.lengths - sum(self.special)
+        cut: dict[int, NDArray[np.float32]] = {}
+        for batch, states_TD in self._batches(windows.tokens, readout, budget, done):
+            parts = np.split(states_TD, np.cumsum(kept[batch])[:-1])
+            plain = windows.counts[row_of_window[batch]] == 1
+            yield row_of_window[batch[plain]], [part for part, own in zip(parts, plain, strict=True) if own]
+            cut.update((int(w), part.copy()) for w, part, own in zip(batch, parts, plain, strict=True) if not own)
+        rows = np.flatnonzero(windows.counts > 1)
+        first_window = np.cumsum(windows.counts) - windows.counts
+        if len(rows):
+            yield rows, [self._stitched(windows, cut, range(first, first + windows.counts[row]))
+                         for row, first in zip(rows, first_window[rows].tolist(), strict=True)]  # fmt: skip
+
+    def _stitched(self, windows: Windows, cut: Mapping[int, NDArray[np.float32]], own: range) -> NDArray[np.float32]:
+        starts = windows.starts[own]
+        stops = starts + [len(cut[window]) for window in own]
+        borders = [0, *((starts[1:] + stops[:-1]) // 2), stops[-1]]
+        return np.concatenate([cut[w][borders[i] - starts[i] : borders[i + 1] - starts[i]] for i, w in enumerate(own)])
+
+    def _batches(
+        self, tokens: Tokens, readout: Readout, budget: Budget, done: Callable[[int, int], None] | None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Encode sequences of at most the limit: yields (indices, what `start` gives), `_IN_FLIGHT` batches ahead."""
+        waiting = list(pack(tokens.lengths, budget.tokens))[::-1]
+        running: deque[tuple[NDArray[np.int64], Callable[[], NDArray[np.float32]]]] = deque()
+        while waiting or running:
+            while waiting and len(running) < _IN_FLIGHT:
+                batch = waiting.pop()
+                wait = self._begin(tokens.take(batch), readout, budget)
+                if wait is None:
+                    rest = np.concatenate([batch, *waiting[::-1]])
+                    waiting = [rest[part] for part in pack(tokens.lengths[rest], budget.tokens)][::-1]
+                    break
+                running.append((batch, wait))
+            if running:
+                batch, wait = running.popleft()
+                vectors = wait()
+                if done is not None:
+                    done(int(tokens.lengths[batch].sum()), len(batch))
+                yield batch, vectors
+
+    def _begin(self, batch: Tokens, readout: Readout, budget: Budget) -> Callable[[], NDArray[np.float32]] | None:
+        """Start a batch; None, and half the budget, where memory ran out, which a single sequence turns into an error."""
+        try:
+            return self.start(batch, readout, budget.tokens)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+        if len(batch) == 1 and budget.tokens <= len(batch.ids):
+            raise ModelError(f"one sequence of {len(batch.ids):,} tokens does not fit into the device's memory")
+        if self.device.type == "cuda":  # outside the except block, so that the failed batch's memory is free again
+            torch.cuda.empty_cache()
+        budget.halve()
+        return None
 
     def _joined(
-        self,
-        windows: Tokens,
-        count_of_row: NDArray[np.int64],
-        cut_WD: dict[int, NDArray[np.float32]],
-        readout: Readout,
+        self, windows: Windows, cut_WD: dict[int, NDArray[np.float32]], readout: Readout
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        rows = np.flatnonzero(count_of_row > 1)
-        order = sorted(cut_WD)
-        pooled_WD = np.stack([cut_WD[window] for window in order])
-        weights_W, counts_B = windows.lengths[order], count_of_row[rows]
-        joined = [
-            join_windows(pooled_WD[:, block.start : block.stop], weights_W, counts_B, block.pooling)
-            for block in readout.blocks
-        ]
+        rows = np.flatnonzero(windows.counts > 1)
+        order = np.asarray(sorted(cut_WD), np.int64)
+        pooled_WD = np.stack([cut_WD[window] for window in order.tolist()])
+        counts_B = windows.counts[rows]
+        cut = windows.tokens.take(order)
+        joined = []
+        for block in readout.blocks:
+            ranges_W2 = self.ranges(cut, block.pooling)
+            weights_W = ranges_W2[:, 1] - ranges_W2[:, 0] if looks_at_a_place(block.pooling) else cut.lengths
+            joined.append(join_windows(pooled_WD[:, block.start : block.stop], weights_W, counts_B, block.pooling))
         return rows, np.concatenate(joined, axis=1)
 
     def environment(self) -> dict[str, str]:
@@ -285,6 +433,19 @@ class Encoder(ABC):
             "fingerprint": self.fingerprint,
             "meaningless": self.meaningless,
         }
+
+
+def _places(column: str, positions: NDArray[np.int64] | None, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    if positions is None:
+        raise InputError(f"at:{column} needs the position of each sequence: there is no column '{column}'")
+    outside = np.flatnonzero((positions < 0) | (positions >= lengths))
+    if len(outside):
+        row = int(outside[0])
+        raise InputError(
+            f"position {positions[row]:,} in column '{column}' lies outside sequence {row}, which has {lengths[row]:,} "
+            "letters (positions count from 0)"
+        )
+    return np.stack((positions, positions + 1), axis=1)
 
 
 def _out_of_memory(error: BaseException) -> bool:

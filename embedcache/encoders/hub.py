@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -66,20 +67,37 @@ class _UnreachableError(Exception):
     """The hub gave no answer, or none that says anything about the model."""
 
 
-def fetch(repo_id: str, revision: str = "main", *, progress: bool = True) -> ModelFiles:
+def cached(repo_id: str, revision: str = "main") -> ModelFiles | None:
+    """Return the files of a hub model if the cache holds all of them, without any request; else None."""
+    try:
+        return fetch(repo_id, revision, progress=False, ask=False)
+    except ModelError:
+        return None
+
+
+def fetch(
+    repo_id: str,
+    revision: str = "main",
+    *,
+    progress: bool = True,
+    ask: bool = True,
+    beside: Sequence[str] = TOKENIZER,
+    weights: bool = True,
+) -> ModelFiles:
     """Return the files of a hub model, downloading what the cache lacks.
 
     `repo_id` is ``owner/name``, or ``owner/name/folder`` where a repository holds several models. `revision` is a
     commit, branch or tag. A commit that was fetched before is used without any request; a branch or tag is looked up
     first, and its last known commit is used when the hub cannot be reached or HF_HUB_OFFLINE is set. Only config.json,
-    tokenizer files and weights are taken (safetensors where published, else pytorch_model.bin), and every byte is
-    checked against the hub's digests. Raises ModelError, which names the way out.
+    the files `beside` it (names, or shell patterns) and, unless `weights` is False, the weights are taken (safetensors
+    where published, else pytorch_model.bin), and every byte is checked against the hub's digests. Without `ask` the
+    cache alone is looked at. Raises ModelError, which names the way out.
     """
     repo, folder = "/".join(repo_id.split("/")[:2]), "/".join(repo_id.split("/")[2:])
     cache = RepoCache(Path(constants.HF_HUB_CACHE).expanduser().resolve(), repo)
     known = cache.known_commit(revision)
     listing = cache.saved_listing(known) if known == revision else None
-    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "" if ask else "the hub is not asked"
     if listing is None and not offline:
         try:
             listing = _ask_hub(repo, revision, tries=1 if cache.snapshot(known).is_dir() else len(WAITS) + 1)
@@ -90,8 +108,8 @@ def fetch(repo_id: str, revision: str = "main", *, progress: bool = True) -> Mod
 
     fetched = _Fetch(cache, listing.commit, repo_id, offline)
     files = listing.inside(folder)
-    weights = next((files[name] for name in WEIGHTS if name in files), None)
-    if CONFIG not in files or weights is None:
+    heavy = next((files[name] for name in WEIGHTS if name in files), None) if weights else None
+    if CONFIG not in files or (weights and heavy is None):
         lacking = "weights (model.safetensors or pytorch_model.bin)" if CONFIG in files else CONFIG
         if not listing.published:
             fetched.refuse([lacking])
@@ -100,18 +118,22 @@ def fetch(repo_id: str, revision: str = "main", *, progress: bool = True) -> Mod
             f"{repo_id} at commit {listing.commit[:12]} has no {lacking}; it has {there or 'no files'}. Choose another "
             "model or revision (`embedcache models` lists those known to work), or convert it and give its directory."
         )
-    shards: list[RemoteFile] = []
-    if weights.path.endswith(".index.json"):
-        fetched.ensure([weights], progress=False)
-        shards = _shards(cache.snapshot(listing.commit) / weights.path, files, repo_id)
+    last = [heavy] if heavy is not None else []
+    if heavy is not None and heavy.path.endswith(".index.json"):
+        fetched.ensure(last, progress=False)
+        last = [*_shards(cache.snapshot(listing.commit) / heavy.path, files, repo_id), heavy]
     # Weights come last: a snapshot that has them has all the rest.
-    small = [files[name] for name in (CONFIG, *TOKENIZER) if name in files]
-    fetched.ensure([*small, *shards, weights], progress=progress)
-    if offline and known != revision:
+    small = [files[name] for name in sorted(files) if "/" not in name and _is_one_of(name, (CONFIG, *beside))]
+    fetched.ensure([*small, *last], progress=progress)
+    if ask and offline and known != revision:
         _log.warning("%s: %s; using its last known commit %s from the cache", repo_id, offline, known)
     if not offline:
         cache.record(revision, listing)
     return ModelFiles(cache.snapshot(listing.commit) / folder, repo_id, listing.commit)
+
+
+def _is_one_of(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _shards(index: Path, files: dict[str, RemoteFile], repo_id: str) -> list[RemoteFile]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -137,7 +137,7 @@ class CompositionEncoder(Encoder):
         self.origin, self.function = origin, function
         self.alphabet, self.unit = function.alphabet, "letters"
         self.layers, self.hidden = 0, function.dim
-        self.token_limit, self.special = function.longest, (0, 0)
+        self.token_limit, self.special, self.excluded = function.longest, (0, 0), (0, 0)
         self.precision, self.device = "float32", torch.device("cpu")
         # Letters of a batch: less for wide vectors, whose counts take the memory.
         self.batch_tokens = max(1 << 12, min(1 << 20, (1 << 28) // function.dim))
@@ -145,7 +145,7 @@ class CompositionEncoder(Encoder):
         self.meaningless = False
         self.fingerprint = fingerprint(NUMERICS, origin.name.lower())
 
-    def readout(self, poolings: Sequence[str] = ("mean",), layers: Sequence[str | int] = (-1,)) -> Readout:
+    def readout(self, poolings: Sequence[str] = ("mean",), layers: Sequence[str | int] | None = None) -> Readout:
         """One block of the encoder's own name; other layers or poolings than the defaults are refused."""
         readout = super().readout(poolings, layers)
         if len(readout.blocks) > 1 or readout.blocks[0].pooling != "mean":
@@ -156,8 +156,9 @@ class CompositionEncoder(Encoder):
         letters = sequences if isinstance(sequences, Letters) else Letters.of(sequences)
         return Tokens(letters.bytes_, letters.offsets)
 
-    def embed(self, tokens: Tokens, readout: Readout) -> NDArray[np.float32]:
-        return self.function(Letters(tokens.ids.astype(np.uint8, copy=False), tokens.offsets))
+    def start(self, tokens: Tokens, readout: Readout, batch_tokens: int) -> Callable[[], NDArray[np.float32]]:
+        vectors = self.function(Letters(tokens.ids.astype(np.uint8, copy=False), tokens.offsets))
+        return lambda: vectors
 
     def hidden_states(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
         raise InputError(f"{self.name} has no hidden states")

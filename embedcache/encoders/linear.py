@@ -2,22 +2,38 @@
 
 On a CPU, ``torch.nn.functional.linear`` goes through MKL in float32, which reaches half of an AMD core's rate, and in
 bfloat16 re-orders the weight at every call. oneDNN's prepacked product reaches the rate of the machine in both, gives
-the same bits for a row whatever else is in the batch (from `MIN_ROWS` rows on), and can apply the GELU and add the
-residual in the same pass. The operators are torch's own but private, so each layer is checked against plain torch when
-it is packed, and plain torch serves where they are missing.
+the same bits for a row whatever else is in the batch (from `MIN_ROWS` rows on), and can apply the activation, multiply by
+a gate and add the residual in the same pass. The operators are torch's own but private, so each layer is checked against
+plain torch when it is packed, and plain torch serves where they are missing.
 """
 
 from __future__ import annotations
 
 import time
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 MIN_ROWS = 8
 """Products of fewer rows may take another kernel and differ in the last bits; shorter inputs are padded to this."""
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+"""By their names in config.json; ``gelu`` is the exact one with erf."""
+_FUSED: Mapping[str | None, tuple[str, str]] = {
+    None: ("none", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+}
 
 
 @cache
@@ -29,7 +45,7 @@ def has_prepacked() -> bool:
         return False
 
 
-class Linear:
+class Linear(nn.Module):
     """x -> x W^T + b for x (T, in), frozen; W is (out, in) as in a checkpoint.
 
     Parameters
@@ -40,6 +56,7 @@ class Linear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
         self.shape = (weight.shape[0], weight.shape[1])
         self.dtype = dtype
         self.bias = None if bias is None else bias.to(device, dtype)
@@ -61,30 +78,32 @@ class Linear:
         if torch.allclose(ours, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
             self.weight, self._packed = packed, True
 
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        """(T, in) -> (T, out)."""
+    def forward(self, x_TD: Tensor, activation: str | None = None) -> Tensor:
+        """(T, in) -> (T, out), followed by one of `ACTIVATIONS`, in one pass where the kernel can."""
         if self._packed:
+            kind, detail = _FUSED[activation]
             out: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x_TD.to(self.dtype), self.weight, self.bias, "none", [], ""
+                x_TD.to(self.dtype), self.weight, self.bias, kind, [], detail
             )
             return out
-        return F.linear(x_TD.to(self.dtype), self.weight, self.bias)
+        out = F.linear(x_TD.to(self.dtype), self.weight, self.bias)
+        return out if activation is None else ACTIVATIONS[activation](out)
 
-    def gelu(self, x_TD: Tensor) -> Tensor:
-        """The product followed by the exact (erf) GELU, in one pass where the kernel can."""
+    def times(self, x_TD: Tensor, gate_TD: Tensor) -> Tensor:
+        """The product, multiplied value by value with a gate of the same shape and type."""
         if self._packed:
-            out: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x_TD.to(self.dtype), self.weight, self.bias, "gelu", [], "none"
+            out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+                x_TD.to(self.dtype), gate_TD, self.weight, self.bias, "mul"
             )
             return out
-        return F.gelu(self(x_TD))
+        return self.forward(x_TD) * gate_TD
 
     def add_to(self, residual_TD: Tensor, x_TD: Tensor) -> Tensor:
         """residual (T, out, float32) plus the product."""
         if self._packed and self.dtype == torch.float32:
             out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x_TD, residual_TD, self.weight, self.bias, "add")
             return out
-        return residual_TD + self(x_TD)
+        return residual_TD + self.forward(x_TD)
 
 
 @cache

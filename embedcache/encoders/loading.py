@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from embedcache.alphabet import CELL
 from embedcache.encoders.checkpoint import Checkpoint
 from embedcache.encoders.encoder import Encoder, Origin
-from embedcache.encoders.families import recognise
+from embedcache.encoders.families import Architecture, Family, recognise
 from embedcache.encoders.kmer import CompositionEncoder, composition
 from embedcache.encoders.registry import BY_REPO, Entry, find
-from embedcache.encoders.tokenizers import ESM_VOCABULARY, NT_V1_VOCABULARY, VocabularyTokenizer
+from embedcache.encoders.tokenizers import ESM_VOCABULARY
+from embedcache.encoders.tokenizers.published import built_in_tokenizer, read_tokenizer
 from embedcache.encoders.transformer import TransformerEncoder
-from embedcache.encoders.trunk import Trunk, TrunkConfig, parameter_shapes
+from embedcache.encoders.trunk import ReadTensor
 from embedcache.errors import InputError, ModelError
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TABLES = ("tokens.weight", "positions.weight", "types.weight")
 
 
 def load_encoder(
@@ -31,26 +38,45 @@ def load_encoder(
     random_weights: bool = False,
     seed: int = 0,
     progress: bool = True,
+    download: bool = True,
+    layers: int | None = None,
+    trust_remote_code: bool = False,
+    alphabet: str | None = None,
 ) -> Encoder:
     """Load a frozen encoder.
 
     Parameters
     ----------
     name : an alias (``embedcache models``), a hub id, either with ``@revision``; a folder with config.json, vocabulary
-        and weights in the published format; or ``kmer:K``, ``onehot:L``.
+        and weights in the published format; either after ``hf:`` for any encoder that transformers knows, more slowly;
+        or ``kmer:K``, ``onehot:L``.
     device : ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``...
     precision : of the matrix products: ``float32``, ``bfloat16``, or ``auto`` (bfloat16 on a GPU, float32 on a CPU).
     random_weights : build the real architecture with random weights of `seed`: nothing is downloaded, and the
         embeddings mean nothing.
     progress : show a bar while weights are downloaded.
+    download : whether the hub may be asked; otherwise the files must be here already.
+    layers : build only so many layers, from the first on: for measuring, with random weights.
+    trust_remote_code : whether Python code that comes with an ``hf:`` encoder may run; without it such an encoder is
+        refused.
+    alphabet : ``dna`` or ``protein``, for an ``hf:`` encoder whose vocabulary does not tell.
 
     Raises
     ------
     ModelError : the encoder is unknown, cannot be fetched, or its files do not fit together.
     InputError : the device or precision is not to be had.
     """
-    on = _device(device)
-    dtype = _dtype(precision, on)
+    on = find_device(device)
+    dtype = find_type(precision, on)
+    if name.startswith("hf:"):
+        from embedcache.encoders.foreign import load_foreign
+
+        return load_foreign(
+            name, device=on, dtype=dtype, trust_remote_code=trust_remote_code, alphabet=alphabet,
+            random_weights=random_weights, seed=seed, progress=progress, download=download,
+        )  # fmt: skip
+    if alphabet is not None:
+        raise InputError(f"--alphabet is for encoders named hf:..., that of {name} is known: leave it out")
     if name.lower().startswith(("kmer:", "onehot:")):
         return CompositionEncoder(Origin(name.lower()), composition(name))
     directory = Path(name).expanduser()
@@ -63,20 +89,22 @@ def load_encoder(
             dtype,
             random_weights,
             seed,
+            layers,
         )
     repo_id, revision, entry = find(name)
     if random_weights:
         if entry is None:
             raise ModelError(f"the sizes of {repo_id} are not known here: download its config.json and name the folder")
-        return _random(entry, Origin(name, repo_id, licence=entry.licence, seed=seed), on, dtype, seed)
+        return _random(entry, Origin(name, repo_id, licence=entry.licence, seed=seed), on, dtype, seed, layers)
     from embedcache.encoders.hub import fetch
 
-    files = fetch(repo_id, revision, progress=progress)
+    files = fetch(repo_id, revision, progress=progress, ask=download)
     origin = Origin(name, repo_id, files.revision, licence=entry.licence if entry else None)
     return _from_directory(files.directory, origin, entry, on, dtype, False, seed)
 
 
-def _device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
+    """The device of that name; raises `InputError` if it is not to be had."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -92,7 +120,8 @@ def _device(device: str) -> torch.device:
     return chosen
 
 
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
+def find_type(precision: str, device: torch.device) -> torch.dtype:
+    """The type of the products; raises `InputError` if there is no such precision."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if precision not in PRECISIONS:
@@ -108,7 +137,38 @@ def _from_directory(
     dtype: torch.dtype,
     random_weights: bool,
     seed: int,
+    layers: int | None = None,
 ) -> Encoder:
+    published = read_config(directory)
+    family, config = recognise(published, str(directory / "config.json"))
+    tokenizer = read_tokenizer(directory, published)
+    entry = entry or BY_REPO.get(str(published.get("_name_or_path", "")))
+    if random_weights:
+        config = _first_layers(config, layers)
+        read, digest = _random_reader(family, config, seed)
+    else:
+        checkpoint = Checkpoint(directory)
+        read = family.reader(config, checkpoint)
+
+        def digest() -> str:
+            return checkpoint.digest
+
+    trunk = family.build(config, read, dtype, device)
+    return TransformerEncoder(
+        origin,
+        trunk,
+        tokenizer,
+        weights_digest=digest(),
+        token_limit=entry.token_limit if entry else _token_limit(published, config),
+        mean_includes_special=entry.pooling == "mean:all" if entry else mean_includes_special(published),
+        authors_layer=entry.layer if entry else -2 if tokenizer.alphabet == CELL else -1,
+        meaningless=random_weights,
+        in_float32=partial(family.build, config, read, torch.float32, device, keep=False),
+    )
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read the config.json of a model's folder; raises `ModelError` if there is none, or it is no JSON object."""
     file = directory / "config.json"
     try:
         published = json.loads(file.read_text())
@@ -118,65 +178,68 @@ def _from_directory(
         raise ModelError(f"{directory} is no model folder: it has no config.json") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} is not readable JSON ({error})") from None
-    family, config = recognise(published, str(file))
-    tokenizer = VocabularyTokenizer.read(directory)
-    entry = entry or BY_REPO.get(str(published.get("_name_or_path", "")))
-    fast = published["model_type"] == "fast_esm"
-    if random_weights:
-        read, digest = _random_reader(config, seed)
-    else:
-        checkpoint = Checkpoint(directory)
-        keys = family.published_keys(config, checkpoint.keys)
-        shapes = parameter_shapes(config)
+    return published
 
-        def read(parameter: str) -> Tensor:
-            return checkpoint.read(keys[parameter], shapes[parameter])
 
-        def digest() -> str:
-            return checkpoint.digest
+def _token_limit(published: Mapping[str, Any], config: Architecture) -> int:
+    """The limit of a folder that is no known release: what its positions allow, or its family was trained with."""
+    if published.get("model_type") == "fast_esm" or "alibi_starting_size" in published:
+        return 2048
+    return config.position_limit or published["max_position_embeddings"] - 2
 
-    limit = config.max_positions - config.position_offset
-    trunk = Trunk(config, read, dtype, device)
+
+def mean_includes_special(published: Mapping[str, Any]) -> bool:
+    """ESM-2, HyenaDNA and Geneformer leave special tokens out of the mean, the others take them in."""
+    esm2 = published.get("model_type") == "esm" and published["vocab_size"] == len(ESM_VOCABULARY)
+    cells = published.get("hidden_act") == "relu"
+    return not (esm2 or cells or published.get("model_type") == "hyenadna")
+
+
+def _random(
+    entry: Entry, origin: Origin, device: torch.device, dtype: torch.dtype, seed: int, layers: int | None = None
+) -> Encoder:
+    family, config = recognise(entry.config(), entry.alias)
+    config = _first_layers(config, layers)
+    read, digest = _random_reader(family, config, seed)
     return TransformerEncoder(
         origin,
-        trunk,
-        tokenizer,
-        weights_digest=digest(),
-        token_limit=entry.token_limit if entry else 2048 if fast else limit,
-        mean_includes_special=entry.mean_includes_special if entry else fast or tokenizer.alphabet == "dna",
-        meaningless=random_weights,
-    )
-
-
-def _random(entry: Entry, origin: Origin, device: torch.device, dtype: torch.dtype, seed: int) -> Encoder:
-    _, config = recognise(entry.config(), entry.alias)
-    dna = entry.alphabet == "dna"
-    read, digest = _random_reader(config, seed)
-    return TransformerEncoder(
-        origin,
-        Trunk(config, read, dtype, device),
-        VocabularyTokenizer(NT_V1_VOCABULARY if dna else ESM_VOCABULARY, eos=not dna),
+        family.build(config, read, dtype, device),
+        built_in_tokenizer(entry.kind),
         weights_digest=digest(),
         token_limit=entry.token_limit,
-        mean_includes_special=entry.mean_includes_special,
+        mean_includes_special=entry.pooling == "mean:all",
+        authors_layer=entry.layer,
         meaningless=True,
+        in_float32=partial(family.build, config, read, torch.float32, device, keep=False),
     )
 
 
-def _random_reader(config: TrunkConfig, seed: int) -> tuple[Callable[[str], Tensor], Callable[[], str]]:
+def _first_layers(config: Any, layers: int | None) -> Architecture:
+    shallow: Architecture = replace(config, layers=layers) if layers else config
+    return shallow
+
+
+def _random_reader(family: Family, config: Architecture, seed: int) -> tuple[ReadTensor, Callable[[], str]]:
     """Seeded weights: normal of deviation 0.02 (0.2 for embeddings), norms at one, biases at zero.
 
     Each tensor has its own seed, made from its name, so that the order of reading does not matter.
     """
-    shapes = parameter_shapes(config)
+    shapes = family.shapes(config)
 
     def read(parameter: str) -> Tensor:
         if parameter.endswith("norm.weight"):
             return torch.ones(shapes[parameter])
         if parameter.endswith(".bias"):
             return torch.zeros(shapes[parameter])
+        if parameter.endswith((".freq", ".deltas")):  # of HyenaDNA's filters, as their authors begin with them
+            return torch.full(shapes[parameter], 10.0) if parameter.endswith(".freq") else _decays(shapes[parameter])
         own = int.from_bytes(hashlib.sha256(f"{seed} {parameter}".encode()).digest()[:7], "big")
-        deviation = 0.2 if parameter in ("tokens.weight", "positions.weight") else 0.02
+        deviation = 0.2 if parameter in _TABLES else 0.02
         return torch.empty(shapes[parameter]).normal_(0.0, deviation, generator=torch.Generator().manual_seed(own))
 
     return read, lambda: f"random {seed}"
+
+
+def _decays(shape: tuple[int, ...]) -> Tensor:
+    """Exponential decays of HyenaDNA's filters, from 1 % left at 1.5 of the longest sequence to 1 % at 0.3 of it."""
+    return torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, math.prod(shape)).reshape(shape)

@@ -65,14 +65,21 @@ class Delimited:
             column_types=dict.fromkeys(self._header, pa.string()), null_values=NULLS, strings_can_be_null=True
         )
         last: list[pa.Array] = []
-        with self.file.reading() as stream:
-            try:
+        # pyarrow's own file, no Python one: its reading thread may still hold that when the interpreter ends, which aborts
+        # the process.
+        file = pa.OSFile(str(self.file.path))
+        try:
+            with pa.CompressedInputStream(file, "gzip") if self.file.gzipped else file as stream:
                 for batch in pacsv.open_csv(stream, read, parse, convert):
                     if len(batch):
                         last = [column.slice(len(batch) - 1) for column in batch.columns]
                         yield batch.columns
-            except pa.ArrowInvalid as error:
-                raise self._explained(str(error)) from error
+        except pa.ArrowInvalid as error:
+            raise self._explained(str(error)) from error
+        except OSError as error:
+            for _ in self._rows():  # says the line up to which the gzip data is good
+                pass
+            raise self.file.error(f"the file cannot be read ({error})") from error
         if any("\n" in (column[0].as_py() or "") for column in last):
             for _ in self._rows(strict=True):  # pyarrow takes a quote that is never closed for a field to the end
                 pass

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from embedcache.errors import InputError
+from embedcache.sources.cells import READ_TODAY
 
 STDIN = "-"
 BOM = b"\xef\xbb\xbf"
@@ -29,8 +30,9 @@ OTHER_CONTAINERS = {
     b"\xfd7zXZ\x00": "xz (unpack it with unxz)",
     b"\x28\xb5\x2f\xfd": "zstd (unpack it with zstd -d)",
     b"PK\x03\x04": "zip, as of an Excel sheet or a .pt file (unpack it, or save it as CSV)",
-    b"\x89HDF": "HDF5, as of .h5ad and .h5 (export its table as CSV or parquet)",
+    b"\x89HDF": "HDF5, as of .h5 (export its table as CSV or parquet)",
 }
+CELL_CONTAINERS = (".npz", ".npy", ".h5ad", ".loom")
 # FILE:name=value,name=value, where a name holds no separator, so that the colons of C:\reads.fa and chr1:5 are safe.
 ATTACHED = re.compile(r"(?P<path>.+?):(?P<columns>[^:=,/\\]+=[^,]*(?:,[^=,]+=[^,]*)*)", re.DOTALL)
 
@@ -159,6 +161,8 @@ def _spooled(name: str, stream: BinaryIO, attached: tuple[tuple[str, str], ...])
 
 
 def _checked(file: InputFile, magic: bytes) -> InputFile:
+    if file.extension in CELL_CONTAINERS:
+        raise file.error(f"{file.extension} files are not read yet; {READ_TODAY}")
     for start, container in OTHER_CONTAINERS.items():
         if magic.startswith(start):
             raise file.error(f"this is {container}; plain, gzip and bgzip files are read")

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.__main__ import Line, main
+from benchmarks import peers
+from benchmarks.__main__ import PEERS, REACHES, Line, extraction_lines, main
+from benchmarks.job import SEQUENCES, sample
+from benchmarks.published import DNA_BERT_6, ESM2_650M, NT_500M, Published
 from benchmarks.reading import Memmap, Ours, ZarrPython, write_rows
 
 
@@ -32,6 +35,34 @@ def test_a_line_says_whether_it_reached_its_aim() -> None:
     assert "NOT REACHED" in str(Line("gap", 1e-5, 1e-6, at_most=True))
 
 
+@pytest.mark.parametrize("encoder", [DNA_BERT_6, NT_500M, ESM2_650M], ids=lambda encoder: encoder.name)
+def test_no_program_is_charged_for_the_smallness_of_the_benchmark(encoder: Published) -> None:
+    def padding(sequences: list[str], batch: int) -> float:
+        lengths = np.array([len(sequence) for sequence in sequences]).reshape(-1, batch)
+        return float(batch * lengths.max(axis=1).sum() / lengths.sum())
+
+    few = sample(encoder, unsorted=32, batch=16, batches=3)
+    whole = sample(encoder, unsorted=32, batch=16, batches=SEQUENCES // 16)
+    assert padding(sorted(few.by_length, key=len), 16) < 1.01
+    assert padding(sorted(whole.by_length, key=len), 16) < 1.02
+    for unsorted in (few.unsorted, sample(encoder, unsorted=12, batch=16, batches=3).unsorted):
+        assert padding(unsorted, len(unsorted)) == pytest.approx(padding(whole.by_length, 32), rel=0.05)
+    assert np.mean([len(sequence) for sequence in few.by_length]) == pytest.approx(encoder.lengths[1], rel=0.1)
+
+
+def test_a_peer_that_is_not_installed_is_named_and_nothing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "PACKAGES", tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="make bench") as missing:
+        peers.OpenVino()
+    figures = {"tokens_per_second": 1.0, "matrix_share": 1.0}
+    programs = {program: figures for program in ("embedcache", *PEERS) if program != "openvino"}
+    measured = {precision: {"programs": programs, "tokenizer_share": 0.01} for precision in ("float32", "bfloat16")}
+    lines = extraction_lines({"encoders": dict.fromkeys(REACHES, measured), "openvino": str(missing.value)})
+    assert sum("OpenVINO is not installed" in str(line) and "NOT REACHED" not in str(line) for line in lines) == 5
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_quick_benchmarks_write_a_table_and_its_figures(tmp_path: Path) -> None:
@@ -39,8 +70,14 @@ def test_the_quick_benchmarks_write_a_table_and_its_figures(tmp_path: Path) -> N
     done = CliRunner().invoke(main, ["--quick", "--output", str(tmp_path / "b.json")], catch_exceptions=False)
     assert done.exit_code == 0
     report = json.loads((tmp_path / "b.json").read_text())
-    for way in report["extraction"]["ways"].values():
-        assert way["least_cosine"] > 0.999
-    for precision in ("float32", "bfloat16"):
-        assert f"extraction {precision} / sentence-transformers" in done.output
+    for encoder, precisions in REACHES.items():
+        measured = report["extraction"]["encoders"][encoder]
+        for precision, reaches in precisions.items():
+            needed = {"embedcache", *reaches} - ({"openvino"} if report["extraction"]["openvino"] else set())
+            assert needed <= set(measured[precision]["programs"])
+            assert 0 < measured[precision]["tokenizer_share"] < 1
+            for peer in reaches:
+                assert f"{encoder} {precision} / {PEERS[peer]}" in done.output
+            for figures in measured[precision]["programs"].values():
+                assert figures["least_cosine"] >= figures["needed_cosine"] >= 0.999
     assert report["memory"]["share"] < 1

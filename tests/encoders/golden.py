@@ -1,8 +1,7 @@
-"""The golden checkpoints as model folders, complete with vocabulary."""
+"""The golden checkpoints as model folders, and what the original code gave for them."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcache.encoders.tokenizers import ESM_VOCABULARY, NT_V1_VOCABULARY
+from tests.conftest import shared_folder
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-FAMILIES = ("ntv1", "esm2", "fastesm2")
+FAMILIES = ("dnabert2", "dnaberts", "dna_bert_6", "ntv1", "ntv2", "esm2", "fastesm2", "hyenadna", "geneformer")
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,15 @@ class Golden:
     """(states, sequences, tokens, D), padded on the right."""
     expected: dict[str, NDArray[np.float32]]
 
+    @property
+    def family(self) -> str:
+        """Name of the folder."""
+        return self.directory.name
+
 
 def golden_folder(family: str, into: Path) -> Path:
-    """Copy a golden checkpoint to a new folder and write the tokenizer files of its family beside it."""
-    directory = into / family
-    shutil.copytree(GOLDEN / family, directory)
-    nt = family == "ntv1"
-    (directory / "vocab.txt").write_text("\n".join(NT_V1_VOCABULARY if nt else ESM_VOCABULARY))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": None} if nt else {}))
-    return directory
+    """Copy a golden checkpoint to a new folder."""
+    return Path(shutil.copytree(shared_folder("golden") / family, into / family))
 
 
 def read_golden(family: str, into: Path) -> Golden:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from embedcache import load_encoder
 from embedcache.encoders.registry import REGISTRY, find
-from embedcache.encoders.tokenizers import VocabularyTokenizer
 from embedcache.errors import InputError, ModelError
 from tests.conftest import shared_folder
 from tests.encoders.golden import golden_folder
@@ -118,11 +117,6 @@ def test_an_unknown_family_is_refused_by_name(folder: Path) -> None:
         load_encoder(str(folder))
 
 
-def test_gated_feed_forward_checkpoints_are_refused_and_not_misread() -> None:
-    with pytest.raises(ModelError, match="Nucleotide Transformer v2"):
-        load_encoder(str(shared_folder("golden") / "ntv2"))
-
-
 def test_a_missing_vocabulary_is_named(folder: Path) -> None:
     (folder / "vocab.txt").unlink()
     with pytest.raises(ModelError, match=r"no vocab\.txt"):
@@ -186,29 +180,3 @@ def test_an_absent_gpu_is_one_sentence() -> None:
 def test_impossible_compositions_are_refused(name: str) -> None:
     with pytest.raises(ModelError):
         load_encoder(name)
-
-
-@pytest.mark.parametrize("family", ["ntv1", "ntv2", "esm2"])
-def test_tokenizers_agree_with_the_published_ones_on_all_hard_cases(family: str) -> None:
-    folder = shared_folder("golden") / family
-    tokenizer = VocabularyTokenizer.read(folder)
-    cases = json.loads((folder / "tokenization.json").read_text())["cases"]
-    together = tokenizer([case["sequence"] for case in cases])
-    for row, case in enumerate(cases):
-        assert together[row].tolist() == case["input_ids"], case["sequence"]
-        assert tokenizer([case["sequence"]])[0].tolist() == case["input_ids"], case["sequence"]
-
-
-def test_tokenizers_agree_with_transformers_on_random_text(tmp_path: Path) -> None:
-    from transformers import EsmTokenizer
-
-    rng = np.random.default_rng(1)
-    for family, letters in (("ntv1", "ACGTNRacg"), ("esm2", "ACDEFGHIKLMNPQRSTVWYXBJ*-")):
-        directory = golden_folder(family, tmp_path)
-        (directory / "special_tokens_map.json").write_text("{}")
-        published = EsmTokenizer.from_pretrained(directory)
-        tokenizer = VocabularyTokenizer.read(directory)
-        texts = ["".join(rng.choice(list(letters), length)) for length in rng.integers(1, 90, 200)]
-        ours = tokenizer(texts)
-        for row, text in enumerate(texts):
-            assert ours[row].tolist() == published(text)["input_ids"], text

@@ -168,7 +168,7 @@ def test_bad_parquet_is_an_error_with_its_row(write: Write) -> None:
         ("d.parquet", whole[:-100], "cut off or damaged"),
         ("e.parquet.gz", gzip.compress(whole), "gunzip"),
         ("f.parquet", parquet(id=pa.array([], pa.string()), seq=pa.array([], pa.string())), "no rows"),
-        ("g.parquet", parquet(id=["x"], seq=[[1, 2]]), "'seq' holds list<.*>, not text"),
+        ("g.parquet", parquet(id=["x"], seq=[["A", "C"]]), "'seq' holds list<.*>, not text"),
         ("h.parquet", parquet(id=[0.5], seq=["A"]), "'id' holds double, not text"),
         ("i.parquet", parquet(name_of_it=["x"], seq=["A"]), "the columns are name_of_it, seq"),
     ]:

@@ -1,0 +1,67 @@
+"""sentence-transformers on OpenVINO, in a process of its own: answers `peers.OpenVino` over its standard streams.
+
+OpenVINO's settings are those of optimum-intel (latency, one stream on all cores, dynamic shapes) with the precision
+set: by itself OpenVINO would take bfloat16 wherever the processor has it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+class Peer:
+    """What can be asked for."""
+
+    def __init__(self) -> None:
+        self.model: Any = None
+
+    def export(self, directory: str) -> None:
+        """Convert once and save, so that both precisions load the same file."""
+        from sentence_transformers import models
+
+        made = models.Transformer(directory, backend="openvino", model_kwargs={"export": True, "compile": False})
+        made.auto_model.save_pretrained(directory)
+
+    def load(self, directory: str, precision: str) -> None:
+        """Load what `export` saved."""
+        from sentence_transformers import SentenceTransformer, models
+
+        self.model = None
+        gc.collect()
+        settings = {"ov_config": {"INFERENCE_PRECISION_HINT": precision}}
+        transformer = models.Transformer(directory, backend="openvino", model_kwargs=settings)
+        pooling = models.Pooling(transformer.get_embedding_dimension())
+        self.model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+
+    def encode(self, texts: list[str], batch_size: int) -> Any:
+        """`SentenceTransformer.encode`."""
+        return self.model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+
+
+def main() -> None:
+    """Answer until the other side closes; everything that libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    peer = Peer()
+    verbs: dict[str, Callable[..., Any]] = {"export": peer.export, "load": peer.load, "encode": peer.encode}
+    while True:
+        try:
+            verb, arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = ("", verbs[verb](*arguments))
+        except Exception:
+            answer = (traceback.format_exc().strip().splitlines()[-1], None)
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
