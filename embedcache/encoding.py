@@ -9,7 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters, normalise
-from embedcache.encoders.encoder import Encoder, Readout, fingerprint
+from embedcache.encoders.encoder import Encoder, fingerprint
+from embedcache.encoders.readout import Readout
 from embedcache.errors import InputError
 from embedcache.layout import CHUNK_ROWS, TOKEN_UNIT
 from embedcache.positions import first_without, read_positions

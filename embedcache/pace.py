@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from embedcache.encoders.encoder import Budget, Encoder, Readout, ReadoutBlock
+from embedcache.encoders.encoder import Budget, Encoder
+from embedcache.encoders.readout import Readout, ReadoutBlock
 from embedcache.encoders.sketch import Sketch
 from embedcache.memory import peak_memory
 from embedcache.packing import pack

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from embedcache import __version__
 from embedcache.alphabet import Letters, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store
-from embedcache.encoders.encoder import Encoder, Readout, fingerprint
+from embedcache.encoders.encoder import Encoder, fingerprint
+from embedcache.encoders.readout import Readout
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError, StoreError
 from embedcache.layout import CHUNK_ROWS, DEFAULT_SHARD_ROWS, Layout, read_layout

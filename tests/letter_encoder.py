@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from embedcache.alphabet import DNA, Letters
-from embedcache.encoders.encoder import Encoder, Origin, Readout
+from embedcache.encoders.encoder import Encoder, Origin
+from embedcache.encoders.readout import Readout
 from embedcache.pooling import NONE, parts_of, pool
 from embedcache.tokens import Tokens
 

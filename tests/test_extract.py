@@ -366,7 +366,7 @@ def test_two_processes_share_the_work_without_losing_a_row(tmp_path: Path) -> No
 
 
 def test_shards_are_smaller_where_one_would_take_too_long_or_too_much(tmp_path: Path) -> None:
-    from embedcache.encoders.encoder import Readout, ReadoutBlock
+    from embedcache.encoders.readout import Readout, ReadoutBlock
     from embedcache.plan import Plan
     from embedcache.preflight import _shard_rows
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters, normalise
 from embedcache.encoders.linear import matrix_rate
+from embedcache.encoders.readout import Readout, ReadoutBlock
 from embedcache.errors import InputError, ModelError
 from embedcache.packing import Windows, cut_windows, pack, truncate
 from embedcache.pooling import NONE, check_pooling, column_of, join_windows, looks_at_a_place, token_focus
@@ -28,40 +29,6 @@ _IN_FLIGHT = 2
 """Batches begun before the first of them is waited for, so that a GPU always has the next one."""
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class ReadoutBlock:
-    """One layer pooled one way: columns [start, stop) of the vectors."""
-
-    name: str
-    layer: int
-    pooling: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Readout:
-    """What is read out of an encoder in one pass: column blocks of one vector."""
-
-    blocks: tuple[ReadoutBlock, ...]
-
-    @property
-    def dim(self) -> int:
-        """Width of the vector."""
-        return self.blocks[-1].stop
-
-    @property
-    def pooled(self) -> bool:
-        """Whether a sequence has one vector; otherwise it has one for each of its tokens."""
-        return self.blocks[0].pooling != NONE
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The input's columns that poolings read positions from."""
-        found = (column_of(block.pooling) for block in self.blocks)
-        return tuple(dict.fromkeys(column for column in found if column is not None))
 
 
 @dataclass

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedcache.encoders.encoder import Encoder, Readout
+from embedcache.encoders.encoder import Encoder
 from embedcache.encoders.families import FrozenTrunk
 from embedcache.encoders.packed import PackedBatch
+from embedcache.encoders.readout import Readout
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.errors import EmbedcacheError
 from embedcache.memory import free_memory

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from embedcache.alphabet import DNA, PROTEIN, Letters
-from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, Readout, fingerprint
+from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, fingerprint
+from embedcache.encoders.readout import Readout
 from embedcache.errors import InputError, ModelError
 from embedcache.tokens import Tokens
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedcache.alphabet import Letters
-from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, Readout, fingerprint
+from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, fingerprint
 from embedcache.encoders.families import FrozenTrunk
 from embedcache.encoders.packed import PackedBatch
+from embedcache.encoders.readout import Readout
 from embedcache.encoders.tokenizers import Tokenizer
 from embedcache.encoders.transfer import from_device, to_device
 from embedcache.errors import InputError
