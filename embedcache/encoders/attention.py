@@ -49,12 +49,12 @@ class Attention(Protocol):
         """Take a batch's layout."""
 
 
-def choose_attention(heads: int, alibi: bool, dtype: torch.dtype, device: torch.device) -> Attention:
-    """The fastest way that the device and precision allow."""
+def choose_attention(heads: int, head_dim: int, alibi: bool, dtype: torch.dtype, device: torch.device) -> Attention:
+    """The fastest way that the device, the precision and the size of a head allow."""
     if device.type == "cuda" and dtype != torch.float32:
-        if not alibi:
+        if not alibi and head_dim % 8 == 0 and head_dim <= 256:
             return Varlen()
-        if importlib.util.find_spec("triton") is not None:
+        if alibi and head_dim >= 16 and importlib.util.find_spec("triton") is not None:
             return FlexAlibi(heads, device, torch.compile(alibi_attention, fullgraph=True, dynamic=False))
     return Grouped(Alibi(heads, device) if alibi else None)
 

@@ -29,7 +29,7 @@ from embedcache.progress import duration, size
 from embedcache.tokens import Tokens
 
 SEQUENCES = 8
-_SHARE, _ALWAYS_SECONDS = 0.02, 1.0
+_SHARE, _ALWAYS_SECONDS = 0.02, 5.0
 """Of the run's wall time, and what may be spent however short the run was."""
 _BYTES_A_SECOND = 5e8
 """Of weights, from a disk."""
@@ -99,7 +99,7 @@ def slow_here(encoder: Encoder) -> str | None:
 def fidelity(encoder: Encoder, readout: Readout, witnesses: Witnesses, wall_seconds: float) -> Fidelity | None:
     """Encode a run's witnesses again, as it did and in float32; None for a run in float32, or one without sequences.
 
-    It takes at most about 2 % of the run's wall time (or a second): where eight sequences would take longer, only the
+    It takes at most about 2 % of the run's wall time (or five seconds): where eight sequences would take longer, only the
     shortest of them are taken; where one alone would too, the note says so.
     """
     tokens = witnesses.tokens()

@@ -210,7 +210,7 @@ class Trunk:
             give_freed_pages_back()
         self.final_norm = Norm(read, "final_norm", config.norm_eps, device) if config.norm_first else None
         self.rotary = Rotary(config.head_dim, device) if config.positions == "rotary" else None
-        self.attention = choose_attention(config.heads, config.positions == "alibi", dtype, device)
+        self.attention = choose_attention(config.heads, config.head_dim, config.positions == "alibi", dtype, device)
         self._before, self._after = Layer.queries_keys_values, Layer.after_attention
         if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
             self.compile_halves()

@@ -128,9 +128,11 @@ def test_varlen_attention_gets_each_sequence_by_its_bounds(monkeypatch: pytest.M
 
 def test_the_gpu_takes_fused_attention_in_half_precision_and_groups_in_float32() -> None:
     cuda = torch.device("cuda")
-    assert isinstance(choose_attention(12, False, torch.bfloat16, cuda), Varlen)
-    assert isinstance(choose_attention(12, False, torch.float32, cuda), Grouped)
-    assert isinstance(choose_attention(12, False, torch.bfloat16, CPU), Grouped)
+    assert isinstance(choose_attention(12, 64, False, torch.bfloat16, cuda), Varlen)
+    assert isinstance(choose_attention(12, 64, False, torch.float32, cuda), Grouped)
+    assert isinstance(choose_attention(12, 64, False, torch.bfloat16, CPU), Grouped)
+    assert isinstance(choose_attention(12, 20, False, torch.bfloat16, cuda), Grouped)
+    assert isinstance(choose_attention(12, 64, True, torch.bfloat16, CPU), Grouped)
 
 
 def test_alibi_slopes_of_12_heads_are_those_of_8_and_every_second_of_16() -> None:
