@@ -175,4 +175,4 @@ print(small[0], large[0], large[1] - small[1])
     done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True)
     small, large, growth = map(float, done.stdout.split())
     assert (small, large) == (20_000, 150_000)
-    assert growth < 40, "megabytes for 130 MB more of input"
+    assert growth < 65, "megabytes for 130 MB more of input: what the allocator keeps varies by some tens"
