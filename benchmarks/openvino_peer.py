@@ -2,17 +2,22 @@
 
 OpenVINO's settings are those of optimum-intel (latency, one stream on all cores, dynamic shapes) with the precision
 set: by itself OpenVINO would take bfloat16 wherever the processor has it.
+
+A request is a line of JSON, [verb, arguments]; an answer is a line of JSON, the failure or nothing, and an array in NumPy's
+own format.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
-import pickle
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 
 class Peer:
@@ -50,16 +55,15 @@ def main() -> None:
     os.dup2(2, 1)
     peer = Peer()
     verbs: dict[str, Callable[..., Any]] = {"export": peer.export, "load": peer.load, "encode": peer.encode}
-    while True:
+    for request in sys.stdin:
+        verb, arguments = json.loads(request)
+        failure, vectors = "", None
         try:
-            verb, arguments = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            answer = ("", verbs[verb](*arguments))
-        except Exception:
-            answer = (traceback.format_exc().strip().splitlines()[-1], None)
-        pickle.dump(answer, answers)
+            vectors = verbs[verb](*arguments)
+        except Exception:  # whatever it is, the other side says it and ends the benchmark
+            failure = traceback.format_exc().strip().splitlines()[-1]
+        answers.write(json.dumps(failure).encode() + b"\n")
+        np.lib.format.write_array(answers, np.empty(0) if vectors is None else np.asarray(vectors), allow_pickle=False)
         answers.flush()
 
 

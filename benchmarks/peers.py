@@ -10,12 +10,11 @@ runs it (`openvino_peer`), with the packages of `PACKAGES` before all others and
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,8 +92,7 @@ class OpenVino:
 
         def encode(sequences: list[str], batch_size: int) -> NDArray[np.float32]:
             texts = [encoder.text(sequence) for sequence in sequences]
-            vectors: NDArray[np.float32] = self._ask("encode", texts, batch_size)
-            return vectors
+            return self._ask("encode", texts, batch_size)
 
         return encode
 
@@ -104,15 +102,15 @@ class OpenVino:
         self._process.stdin.close()
         self._process.wait()
 
-    def _ask(self, verb: str, *arguments: object) -> Any:
+    def _ask(self, verb: str, *arguments: object) -> NDArray[np.float32]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        pickle.dump((verb, arguments), self._process.stdin)
+        self._process.stdin.write(json.dumps([verb, arguments]).encode() + b"\n")
         self._process.stdin.flush()
-        try:
-            failure, answer = pickle.load(self._process.stdout)
-        except EOFError:
-            raise RuntimeError(f"the OpenVINO process ended at '{verb}'") from None
-        if failure:
-            raise RuntimeError(f"the OpenVINO process failed at '{verb}': {failure}")
-        return answer
+        failure = self._process.stdout.readline()
+        if not failure:
+            raise RuntimeError(f"the OpenVINO process ended at '{verb}'")
+        vectors: NDArray[np.float32] = np.lib.format.read_array(self._process.stdout, allow_pickle=False)
+        if json.loads(failure):
+            raise RuntimeError(f"the OpenVINO process failed at '{verb}': {json.loads(failure)}")
+        return vectors

@@ -119,7 +119,7 @@ def extract(
     embedcache extract --model kmer:4 --input reads.fa --metadata labels.tsv --output reads.zarr
     """
     from embedcache.encoders import load_encoder
-    from embedcache.encoders.fidelity import slow_here
+    from embedcache.encoders.fidelity import no_faster_here
     from embedcache.extract import extract
     from embedcache.preflight import Options
     from embedcache.progress import Progress
@@ -146,7 +146,7 @@ def extract(
         trust_remote_code=trust_remote_code, alphabet=alphabet,
     )  # fmt: skip
     progress = Progress(quiet=quiet)
-    for remark in filter(None, (slow_here(encoder), *encoder.remarks)):
+    for remark in filter(None, (no_faster_here(encoder), *encoder.remarks)):
         progress.say(f"caution  {remark}")
     throughput = extract(source, encoder, output, options, progress)
     for number, line in enumerate(str(throughput).splitlines()):

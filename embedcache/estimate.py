@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from embedcache.alphabet import DNA
 from embedcache.encoders.encoder import Budget, Encoder
-from embedcache.encoders.fidelity import slow_here
+from embedcache.encoders.fidelity import no_faster_here
+from embedcache.encoders.linear import product_type
 from embedcache.encoders.listing import count
 from embedcache.encoders.loading import find_device, find_type, load_encoder
 from embedcache.encoders.sketch import Sketch, sketch
@@ -242,12 +243,12 @@ def estimate(
     """
     on = find_device(device)
     busy = _busy() if on.type == "cpu" else None
-    dtype, plan, free = find_type(precision, on), sketch(model), free_memory(on)
+    kept, plan, free = product_type(find_type(precision, on), on), sketch(model), free_memory(on)
     load = partial(
         load_encoder, device=device, precision=precision, seed=seed, download=False,
         trust_remote_code=trust_remote_code, alphabet=alphabet,
     )  # fmt: skip
-    probe = load_probe(load, model, plan, dtype, free)
+    probe = load_probe(load, model, plan, kept, free)
     encoding = encoding_of(probe.encoder, options)
     found = _survey(source, encoding, options, seed)
     tokens, tokenizing = _tokenized(found, encoding)
@@ -282,13 +283,13 @@ def estimate(
         input_part,
         _disk_part(found, layout, encoding, options, Path(folder)),
         MemoryPart(
-            weights_bytes=plan.memory(dtype) if plan else None if probe.layers else 0,
+            weights_bytes=plan.memory(kept) if plan else None if probe.layers else 0,
             batch_tokens=budget.tokens,
             batch_bytes=_batch_bytes(pace, passed, lengths, probe.encoder, budget),
             free_bytes=free,
         ),
         _time_part(input_part, needed, pace, found.seconds, tokenizing),
-        tuple(filter(None, (slow_here(probe.encoder), busy, standing_in))),
+        tuple(filter(None, (no_faster_here(probe.encoder), busy, standing_in))),
     )
 
 

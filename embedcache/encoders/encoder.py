@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters, normalise
-from embedcache.encoders.linear import matrix_rate
+from embedcache.encoders.linear import PRECISIONS, matrix_rate
 from embedcache.encoders.readout import Readout, ReadoutBlock
 from embedcache.errors import InputError, ModelError
 from embedcache.packing import Windows, cut_windows, pack, truncate
@@ -27,8 +27,6 @@ NUMERICS = 2
 """Raised whenever a change of ours alters any bit of any embedding; part of every fingerprint."""
 _IN_FLIGHT = 2
 """Batches begun before the first of them is waited for, so that a GPU always has the next one."""
-
-_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -126,7 +124,7 @@ class Encoder(ABC):
 
     def matrix_rate(self) -> float:
         """This machine's matrix products at the encoder's precision and width, in operations a second (measured once)."""
-        return matrix_rate(_TYPES[self.precision], self.device, self.hidden)
+        return matrix_rate(PRECISIONS[self.precision], self.device, self.hidden)
 
     def readout(self, poolings: Sequence[str] = ("mean",), layers: Sequence[str | int] | None = None) -> Readout:
         """Lay out the blocks for all poolings of all layers.

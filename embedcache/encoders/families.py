@@ -146,20 +146,27 @@ def _some(what: str, keys: list[str]) -> str:
     return f"{what} {', '.join(keys[:3])}{more}"
 
 
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json calls the same in all families."""
+    return {
+        "vocabulary": config["vocab_size"],
+        "hidden": config["hidden_size"],
+        "layers": config["num_hidden_layers"],
+        "heads": config["num_attention_heads"],
+        "feed_forward": config["intermediate_size"],
+        "max_positions": config["max_position_embeddings"],
+        "norm_eps": config.get("layer_norm_eps", 1e-12),
+    }
+
+
 def _esm_config(config: Mapping[str, Any]) -> TrunkConfig:
     positions = {"absolute": "learned", "rotary": "rotary"}.get(str(config["position_embedding_type"]))
     if positions is None:
         raise ModelError(f"position_embedding_type '{config['position_embedding_type']}' is not known for ESM encoders")
     gated = config.get("add_bias_fnn") is False  # Nucleotide Transformer v2
     return TrunkConfig(
-        vocabulary=config["vocab_size"],
-        hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        feed_forward=config["intermediate_size"],
+        **_sizes(config),
         positions=positions,
-        max_positions=config["max_position_embeddings"],
-        norm_eps=config.get("layer_norm_eps", 1e-12),
         norm_first=True,
         norm_embeddings=bool(config.get("emb_layer_norm_before", False)),
         activation="silu" if gated else "gelu",
@@ -181,14 +188,8 @@ def _bert_config(config: Mapping[str, Any]) -> TrunkConfig:
     if activation not in ("gelu", "relu"):
         raise ModelError(f"hidden_act '{activation}' is not known for BERT encoders: gelu and relu are")
     return TrunkConfig(
-        vocabulary=config["vocab_size"],
-        hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        feed_forward=config["intermediate_size"],
+        **_sizes(config),
         positions="learned",
-        max_positions=config["max_position_embeddings"],
-        norm_eps=config.get("layer_norm_eps", 1e-12),
         norm_first=False,
         norm_embeddings=True,
         activation=activation,
@@ -198,14 +199,8 @@ def _bert_config(config: Mapping[str, Any]) -> TrunkConfig:
 
 def _mosaic_config(config: Mapping[str, Any]) -> TrunkConfig:
     return TrunkConfig(
-        vocabulary=config["vocab_size"],
-        hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        feed_forward=config["intermediate_size"],
+        **_sizes(config),
         positions="alibi",
-        max_positions=config["max_position_embeddings"],
-        norm_eps=config.get("layer_norm_eps", 1e-12),
         norm_first=False,
         norm_embeddings=True,
         activation="gelu",

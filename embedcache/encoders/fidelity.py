@@ -19,6 +19,7 @@ from torch import Tensor
 
 from embedcache.encoders.encoder import Encoder
 from embedcache.encoders.families import FrozenTrunk
+from embedcache.encoders.linear import PRECISIONS, product_type
 from embedcache.encoders.packed import PackedBatch
 from embedcache.encoders.readout import Readout
 from embedcache.encoders.transformer import TransformerEncoder
@@ -89,11 +90,12 @@ def _spread(size: int, count: int) -> list[int]:
     return np.linspace(0, size - 1, min(count, size)).round().astype(int).tolist() if size else []
 
 
-def slow_here(encoder: Encoder) -> str | None:
-    """A warning about the precision on this device, or None."""
-    if encoder.precision == "float16" and encoder.device.type == "cpu":
-        return "float16 runs tens of times slower than float32 on a CPU: take --precision bfloat16 (or float32)"
-    return None
+def no_faster_here(encoder: Encoder) -> str | None:
+    """A remark where an encoder's precision brings no speed on its device, or None."""
+    dtype = PRECISIONS.get(encoder.precision, torch.float32)
+    if dtype == product_type(dtype, encoder.device):
+        return None
+    return f"this processor has no fast {encoder.precision}: values are rounded to it but multiplied at float32's speed"
 
 
 def fidelity(encoder: Encoder, readout: Readout, witnesses: Witnesses, wall_seconds: float) -> Fidelity | None:

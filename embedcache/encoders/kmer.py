@@ -15,6 +15,7 @@ from embedcache.alphabet import DNA, PROTEIN, Letters
 from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, fingerprint
 from embedcache.encoders.readout import Readout
 from embedcache.errors import InputError, ModelError
+from embedcache.pooling import check_pooling
 from embedcache.tokens import Tokens
 
 BASES, RESIDUES = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
@@ -148,9 +149,11 @@ class CompositionEncoder(Encoder):
 
     def readout(self, poolings: Sequence[str] = ("mean",), layers: Sequence[str | int] | None = None) -> Readout:
         """One block of the encoder's own name; other layers or poolings than the defaults are refused."""
-        readout = super().readout(poolings, layers)
-        if len(readout.blocks) > 1 or readout.blocks[0].pooling != "mean":
+        for how in poolings:
+            check_pooling(how)
+        if tuple(poolings) != ("mean",) or len(layers or (-1,)) > 1:
             raise InputError(f"{self.name} has one vector a sequence: leave out --layer and --pool")
+        readout = super().readout(poolings, layers)
         return Readout((replace(readout.blocks[0], name=self.name.lower()),))
 
     def tokenize(self, sequences: Sequence[str] | pa.Array | Letters) -> Tokens:

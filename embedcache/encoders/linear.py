@@ -5,6 +5,10 @@ bfloat16 re-orders the weight at every call. oneDNN's prepacked product reaches 
 the same bits for a row whatever else is in the batch (from `MIN_ROWS` rows on), and can apply the activation, multiply by
 a gate and add the residual in the same pass. The operators are torch's own but private, so each layer is checked against
 plain torch when it is packed, and plain torch serves where they are missing.
+
+Many processors have no instructions for half precision (bfloat16 came with AVX-512, float16 later still), and torch's
+products are several times slower in it there than in float32. The values are rounded all the same, but multiplied in
+float32, as wide as those instructions add up.
 """
 
 from __future__ import annotations
@@ -20,6 +24,12 @@ from torch.nn import functional as F
 MIN_ROWS = 8
 """Products of fewer rows may take another kernel and differ in the last bits; shorter inputs are padded to this."""
 
+PRECISIONS: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""By their names on the command line."""
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -45,6 +55,18 @@ def has_prepacked() -> bool:
         return False
 
 
+@cache
+def product_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What values of a precision are multiplied in on a device: float32 on a CPU that is no faster in the precision."""
+    if device.type != "cpu" or dtype == torch.float32:
+        return dtype
+    try:
+        native = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):
+        native = False
+    return dtype if native else torch.float32
+
+
 class Linear(nn.Module):
     """x -> x W^T + b for x (T, in), frozen; W is (out, in) as in a checkpoint.
 
@@ -59,43 +81,48 @@ class Linear(nn.Module):
         super().__init__()
         self.shape = (weight.shape[0], weight.shape[1])
         self.dtype = dtype
-        self.bias = None if bias is None else bias.to(device, dtype)
-        self.weight = weight.to(device, dtype).contiguous()
+        self._product = product_type(dtype, device)
+        self.bias = None if bias is None else bias.to(device, dtype).to(self._product)
+        self.weight = weight.to(device, dtype).to(self._product).contiguous()
         self._packed = False
-        if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and has_prepacked():
+        if device.type == "cpu" and has_prepacked():
             self._pack()
 
     def _pack(self) -> None:
         plain = self.weight
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(plain, None)
-            probe = torch.linspace(-1, 1, MIN_ROWS * plain.shape[1]).reshape(MIN_ROWS, -1).to(self.dtype)
+            probe = torch.linspace(-1, 1, MIN_ROWS * plain.shape[1]).reshape(MIN_ROWS, -1).to(self._product)
             ours = torch.ops.mkldnn._linear_pointwise(probe, packed, self.bias, "none", [], "")
         except RuntimeError:
             return
         expected = F.linear(probe, plain, self.bias)
-        tolerance = 1e-4 if self.dtype == torch.float32 else 2e-2
+        tolerance = 1e-4 if self._product == torch.float32 else 2e-2
         if torch.allclose(ours, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
             self.weight, self._packed = packed, True
+
+    def _input(self, x_TD: Tensor) -> Tensor:
+        return x_TD.to(self.dtype).to(self._product)
 
     def forward(self, x_TD: Tensor, activation: str | None = None) -> Tensor:
         """(T, in) -> (T, out), followed by one of `ACTIVATIONS`, in one pass where the kernel can."""
         if self._packed:
             kind, detail = _FUSED[activation]
             out: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x_TD.to(self.dtype), self.weight, self.bias, kind, [], detail
+                self._input(x_TD), self.weight, self.bias, kind, [], detail
             )
-            return out
-        out = F.linear(x_TD.to(self.dtype), self.weight, self.bias)
-        return out if activation is None else ACTIVATIONS[activation](out)
+        else:
+            out = F.linear(self._input(x_TD), self.weight, self.bias)
+            out = out if activation is None else ACTIVATIONS[activation](out)
+        return out.to(self.dtype)
 
     def times(self, x_TD: Tensor, gate_TD: Tensor) -> Tensor:
         """The product, multiplied value by value with a gate of the same shape and type."""
         if self._packed:
             out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-                x_TD.to(self.dtype), gate_TD, self.weight, self.bias, "mul"
+                self._input(x_TD), gate_TD.to(self._product), self.weight, self.bias, "mul"
             )
-            return out
+            return out.to(self.dtype)
         return self.forward(x_TD) * gate_TD
 
     def add_to(self, residual_TD: Tensor, x_TD: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from embedcache.encoders.checkpoint import Checkpoint
 from embedcache.encoders.encoder import Encoder, Origin
 from embedcache.encoders.families import Architecture, Family, recognise
 from embedcache.encoders.kmer import CompositionEncoder, composition
+from embedcache.encoders.linear import PRECISIONS
 from embedcache.encoders.registry import BY_REPO, Entry, find
 from embedcache.encoders.tokenizers import ESM_VOCABULARY
 from embedcache.encoders.tokenizers.published import built_in_tokenizer, read_tokenizer
@@ -26,7 +27,6 @@ from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoders.trunk import ReadTensor
 from embedcache.errors import InputError, ModelError
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TABLES = ("tokens.weight", "positions.weight", "types.weight")
 
 

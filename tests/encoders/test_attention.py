@@ -160,6 +160,31 @@ def test_groups_cover_the_real_tokens_and_no_dummies() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("packed_weights", [True, False])
+def test_half_precision_without_instructions_for_it_rounds_the_same_values_and_multiplies_in_float32(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, packed_weights: bool
+) -> None:
+    monkeypatch.setattr(linear, "product_type", lambda *_: torch.float32)
+    if not packed_weights:
+        monkeypatch.setattr(linear, "has_prepacked", lambda: False)
+    generator = torch.Generator().manual_seed(3)
+    weight, bias, x, gate, residual = (
+        torch.randn(shape, generator=generator) for shape in ((96, 64), (96,), (16, 64), (16, 96), (16, 96))
+    )
+    layer = linear.Linear(weight, bias, dtype, CPU)
+    rounded = x.to(dtype).double() @ weight.to(dtype).double().T + bias.to(dtype).double()
+    close = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-4}
+    assert layer(x).dtype == dtype
+    torch.testing.assert_close(layer(x).double(), rounded, **close)
+    torch.testing.assert_close(layer(x, "relu").double(), rounded.clamp(min=0), **close)
+    torch.testing.assert_close(layer.add_to(residual, x).double(), residual + rounded, rtol=close["rtol"], atol=0.05)
+    assert layer.add_to(residual, x).dtype == torch.float32
+    gated = layer.times(x, gate.to(dtype))
+    assert gated.dtype == dtype
+    torch.testing.assert_close(gated.double(), rounded * gate.to(dtype).double(), rtol=4 * close["rtol"], atol=1e-3)
+
+
 @pytest.fixture
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Linear layers as they are on a GPU: without the processor's own layout."""

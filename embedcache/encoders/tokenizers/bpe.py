@@ -27,6 +27,7 @@ from embedcache.encoders.tokenizers.tokenizer import (
     next_starts,
     table_of,
 )
+from embedcache.encoders.tokenizers.vocabulary import read_text
 from embedcache.encoders.tokenizers.words import VocabularyTokenizer
 from embedcache.errors import ModelError
 
@@ -65,17 +66,11 @@ class BytePairTokenizer(TableTokenizer):
     @classmethod
     def read(cls, directory: Path) -> BytePairTokenizer:
         """Read ``tokenizer.json``; raises `ModelError` if it is missing, damaged or of another kind of tokenizer."""
-        file = directory / "tokenizer.json"
+        text = read_text(directory, "tokenizer.json")
         try:
-            return cls(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ModelError(
-                f"{directory} has no tokenizer.json, so its tokenizer cannot be built: copy it from the hub"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{file} cannot be read ({error}): copy it from the hub again") from None
+            return cls(text)
         except ModelError as error:
-            raise ModelError(f"{file}: {error}; copy it from the hub again") from None
+            raise ModelError(f"{directory / 'tokenizer.json'}: {error}; copy it from the hub again") from None
 
     @staticmethod
     def stand_in() -> VocabularyTokenizer:
