@@ -3,8 +3,8 @@
 OpenVINO's settings are those of optimum-intel (latency, one stream on all cores, dynamic shapes) with the precision
 set: by itself OpenVINO would take bfloat16 wherever the processor has it.
 
-A request is a line of JSON, [verb, arguments]; an answer is a line of JSON, the failure or nothing, and an array in NumPy's
-own format.
+A request is a line of JSON, [verb, arguments]; an answer is a line of JSON, [failure or nothing, shape], and float32 values
+of this shape.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def main() -> None:
             vectors = verbs[verb](*arguments)
         except Exception:  # whatever it is, the other side says it and ends the benchmark
             failure = traceback.format_exc().strip().splitlines()[-1]
-        answers.write(json.dumps(failure).encode() + b"\n")
-        np.lib.format.write_array(answers, np.empty(0) if vectors is None else np.asarray(vectors), allow_pickle=False)
+        values = np.ascontiguousarray(np.empty(0) if vectors is None else vectors, np.float32)
+        answers.write(json.dumps([failure, values.shape]).encode() + b"\n" + values.tobytes())
         answers.flush()
 
 

@@ -11,6 +11,7 @@ runs it (`openvino_peer`), with the packages of `PACKAGES` before all others and
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -107,10 +108,11 @@ class OpenVino:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([verb, arguments]).encode() + b"\n")
         self._process.stdin.flush()
-        failure = self._process.stdout.readline()
-        if not failure:
+        answer = self._process.stdout.readline()
+        if not answer:
             raise RuntimeError(f"the OpenVINO process ended at '{verb}'")
-        vectors: NDArray[np.float32] = np.lib.format.read_array(self._process.stdout, allow_pickle=False)
-        if json.loads(failure):
-            raise RuntimeError(f"the OpenVINO process failed at '{verb}': {json.loads(failure)}")
-        return vectors
+        failure, shape = json.loads(answer)
+        if failure:
+            raise RuntimeError(f"the OpenVINO process failed at '{verb}': {failure}")
+        values = self._process.stdout.read(4 * math.prod(shape))
+        return np.frombuffer(values, np.float32).reshape(shape)

@@ -33,6 +33,8 @@ def test_a_line_says_whether_it_reached_its_aim() -> None:
     assert "NOT REACHED" in str(Line("speed", 1.0, 1.5))
     assert Line("gap", 1e-8, 1e-6, at_most=True).reached
     assert "NOT REACHED" in str(Line("gap", 1e-5, 1e-6, at_most=True))
+    assert "NOT REACHED" in str(Line("speed", 1.0, 1.5, most=1.6))
+    assert "beyond this machine, whose products would allow 1.30x" in str(Line("speed", 1.0, 1.5, most=1.3))
 
 
 @pytest.mark.parametrize("encoder", [DNA_BERT_6, NT_500M, ESM2_650M], ids=lambda encoder: encoder.name)
