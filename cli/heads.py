@@ -1,19 +1,29 @@
-"""`heads`: train light heads on a store of embeddings, predict with them, evaluate them."""
+"""`heads`: train light heads on a store of embeddings, predict with them, evaluate, export and sweep them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cli.errors import run
+from cli.head_options import head_options, options_of
+
+if TYPE_CHECKING:
+    from heads.train import Training
 
 FOLDER = click.Path(path_type=Path)
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
 FEWEST_RESAMPLES = 100
+KINDS = ("lr", "ridge", "quantile", "mlp", "lightgbm", "knn", "prototype")
+METRICS = (
+    "auprc", "auroc", "mcc", "f1", "acc", "balanced_acc", "precision", "recall", "brier", "log_loss", "ece",
+    "pearson", "spearman", "r2", "rmse", "mae", "pinball",
+)  # fmt: skip
 
 
 def _resamples(context: click.Context, parameter: click.Parameter, value: int) -> int:
@@ -36,9 +46,15 @@ SEED = click.option(
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="For drawn splits and the bootstrap.",
+    help="For drawn splits, heads that start at random, and the bootstrap.",
 )
 FEATURES = click.option("--features", type=FOLDER, required=True, metavar="STORE", help="A store of embeddings.")
+STRATA = click.option(
+    "--strata",
+    metavar="COL[:N,N,...]",
+    help="Report metrics by the values of this column, or by bins of a numeric one, such as length:200,500.",
+)
+STRICT = click.option("--strict", is_flag=True, help="Refuse rows that are far from those that trained the head.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,25 +62,43 @@ def heads() -> None:
     """Train light heads on cached embeddings, in seconds."""
 
 
-def _strengths(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
+def _class_weights(text: str | None, pos_weight: float | None) -> list[Any] | None:
+    """The class weights to try; None where none was named."""
+    if pos_weight is not None and text is not None:
+        raise click.UsageError("--pos-weight is a class weight: give it or --class-weight, not both")
+    if text is None:
         return None
+    if text == "both":
+        return ["none", "balanced"]
+    if "=" not in text:
+        if text not in ("none", "balanced"):
+            raise click.BadParameter(f"{text}: give none, balanced, both, or CLASS=W,...", param_hint="--class-weight")
+        return [text]
     try:
-        strengths = tuple(dict.fromkeys(float(part) for part in value.split(",")))
+        pairs = [part.rpartition("=") for part in text.split(",")]
+        return [{name.strip(): float(weight) for name, _, weight in pairs}]
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of numbers such as 1e-3,0.1,1") from None
-    if not all(0 < strength < float("inf") for strength in strengths):
-        raise click.BadParameter("every C must be a positive number")
-    return strengths
+        raise click.BadParameter(f"{text}: write CLASS=W,... with numbers", param_hint="--class-weight") from None
 
 
 @heads.command()
 @FEATURES
-@click.option("--label", metavar="COL", help="Column of the classes.  [default: label]")
+@click.option(
+    "--label", metavar="COL[,COL...]", help="Column to learn; several are one yes-or-no label each.  [default: label]"
+)
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "classes", "regression"]),
+    default="auto",
+    show_default=True,
+    help="What the label column holds; auto takes fractions of many values for a measured quantity.",
+)
+@click.option("--head", "kind", type=click.Choice(KINDS), default="lr", show_default=True, help="Kind of head.")
 @click.option(
     "--split",
-    metavar="COL",
-    help="Column of train, val and test; none to draw 60/20/20.  [default: split where the store has it, else drawn]",
+    metavar="COL|PLAN",
+    help="Column of train, val and test, or a plan: none (60/20/20), kfold:5, nested:5x3, leave-out:COL, chromosome:COL, "
+    "chromosome:COL:val=A:test=B,C.  [default: split where the store has it, else drawn]",
 )
 @click.option(
     "--group",
@@ -72,39 +106,64 @@ def _strengths(context: click.Context, parameter: click.Parameter, value: str | 
     help="Column of groups that a drawn split keeps whole and the bootstrap draws, or none.  "
     "[default: group where it is there]",
 )
-@click.option("--strata", metavar="COL", help="Column whose class shares alone are a baseline.")
-@click.option("--head", type=click.Choice(["lr"]), default="lr", show_default=True, help="Kind of head.")
-@click.option("--output", type=FOLDER, metavar="DIR", help="Run directory.  [default: runs/STORE-lr]")
-@click.option("--overwrite", is_flag=True, help="Replace the run in --output.")
+@STRATA
+@click.option("--weight", metavar="COL", help="Column of sample weights.")
 @click.option(
-    "--c",
-    "strengths",
-    callback=_strengths,
-    metavar="C,C,...",
-    help="Inverse strengths of the L2 penalty to try.  [default: 8 values from 1e-4 to 10]",
+    "--steps", metavar="STEP,...", help="Done to the features first, fitted on train: l2, standardise, pca:K, whiten."
 )
 @click.option(
     "--class-weight",
-    type=click.Choice(["none", "balanced", "both"]),
-    default="both",
-    show_default=True,
-    help="Weights of the classes to try.",
+    metavar="none|balanced|both|CLASS=W,...",
+    help="What the loss of a class is multiplied by.  [default: both are tried by lr, none elsewhere]",
+)
+@click.option(
+    "--pos-weight", type=click.FloatRange(0, min_open=True), metavar="W", help="The same for the positive class."
 )
 @click.option(
     "--select",
-    type=click.Choice(["auprc", "auroc"]),
-    default="auprc",
-    show_default=True,
-    help="Metric on the validation rows that chooses the head.",
+    type=click.Choice(METRICS),
+    metavar="METRIC",
+    help="Metric on validation rows that stops a fit and chooses the head.  [default: auprc; of a quantity r2 or pinball]",
 )
 @click.option(
-    "--threshold-metric",
-    type=click.Choice(["f1", "mcc"]),
+    "--threshold",
     default="f1",
     show_default=True,
-    help="Metric on the validation rows that sets the threshold (two classes).",
+    metavar="AIM",
+    help="What the threshold serves on validation rows (two classes, labels): f1, mcc, balanced_acc, cost:FN:FP, recall:R, "
+    "or a number.",
 )
+@click.option("--threshold-by-stratum", is_flag=True, help="A threshold for each of --strata.")
+@click.option(
+    "--calibration",
+    type=click.Choice(["none", "temperature", "platt", "isotonic"]),
+    default="none",
+    show_default=True,
+    help="Of the probabilities, on validation rows.",
+)
+@click.option(
+    "--prior",
+    metavar="none|train|P|CLASS=P,...",
+    default="none",
+    show_default=True,
+    help="Shares of the classes that probabilities are for, where weights or samplers made others: those of train, the "
+    "positive share, or one of each class.",
+)
+@click.option("--conformal", type=float, metavar="A", help="Also give sets (intervals) that miss a share A of rows.")
+@click.option("--conformal-by-class", is_flag=True, help="That share for the rows of each class.")
 @click.option("--positive", metavar="CLASS", help="Positive one of two classes.  [default: the last in sorted order]")
+@click.option(
+    "--init", "start", type=FOLDER, metavar="RUN", help="(mlp) Go on from the head of this run; see --freeze."
+)
+@click.option(
+    "--near",
+    type=click.FloatRange(0, 1),
+    metavar="COS",
+    help="Rows of train and test this close are near-duplicates; 0 looks for none.  [default: 0.999]",
+)
+@click.option("--strict", is_flag=True, help="Refuse a split that leaks.")
+@click.option("--output", type=FOLDER, metavar="DIR", help="Run directory.  [default: runs/STORE-HEAD]")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --output.")
 @click.option(
     "--memory",
     type=click.FloatRange(min=0),
@@ -116,82 +175,144 @@ def _strengths(context: click.Context, parameter: click.Parameter, value: str | 
 @SEED
 @BOOTSTRAP
 @DEVICE
-def train(
-    features: Path,
-    label: str | None,
-    split: str | None,
-    group: str | None,
-    strata: str | None,
-    output: Path | None,
-    overwrite: bool,
-    strengths: tuple[float, ...] | None,
-    class_weight: Literal["none", "balanced", "both"],
-    select: Literal["auprc", "auroc"],
-    threshold_metric: Literal["f1", "mcc"],
-    memory: float,
-    bootstrap: int,
-    seed: int,
-    **options: Any,
-) -> None:
+@head_options
+def train(features: Path, output: Path | None, overwrite: bool, **given: Any) -> None:
     """Train a head on a store that has a label column, and show it beside its baselines.
 
-    All strengths and class weights are fitted at once; the best on validation rows is kept.
+    All settings with several values are tried; the best on validation rows is kept.
     """
     from heads import report
-    from heads.results import Judging
-    from heads.selection import STRENGTHS, Grid
-    from heads.task import Columns
-    from heads.train import TrainOptions
-    from heads.train import train as train_head
 
-    done = train_head(
-        features,
-        TrainOptions(
-            columns=Columns(label, split, group, strata),
-            grid=Grid(
-                strengths or STRENGTHS, ("none", "balanced") if class_weight == "both" else (class_weight,), select
-            ),
-            judging=Judging(threshold_metric, bootstrap, seed),
-            seed=seed,
-            memory_bytes=int(memory * 2**30),
-            **options,
-        ),
-        click.echo,
-        output=output,
-        overwrite=overwrite,
-    )
-    asked = click.get_current_context().get_parameter_source("threshold_metric")
-    if done.result.threshold is None and asked is click.core.ParameterSource.COMMANDLINE:
-        click.echo("  --threshold-metric has no effect: with three classes and more the most probable one is predicted")
-    for part in ("val", "test"):
-        click.echo("\n" + report.table([done.result, *done.baselines], part))
+    done = _train(features, output, overwrite, given, click.echo)
+    asked = click.get_current_context().get_parameter_source("threshold")
+    if done.results[0].decisions.thresholds is None and asked is click.core.ParameterSource.COMMANDLINE:
+        click.echo("  --threshold has no effect: it is for two classes and for labels")
+    for part in [part for part in ("val", "test") if part in done.results[0].parts]:
+        click.echo("\n" + report.table(done.results, part, done.metrics))
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
     click.echo(f"next: heads predict {done.outdir} --features STORE -o predictions.parquet")
     click.echo(f"      heads evaluate {done.outdir} --features STORE")
 
 
+def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str, Any], say: Any) -> Training:
+    """Train with the parameters of the command `train`."""
+    from heads.certificate import THRESHOLD
+    from heads.decisions import DecisionOptions
+    from heads.kinds import HEAD_KINDS
+    from heads.prior import parse_prior
+    from heads.results import Judging
+    from heads.steps import StepsOptions
+    from heads.task import Columns
+    from heads.train import TrainOptions
+    from heads.train import train as train_head
+
+    kind, near, steps = given["kind"], given["near"], given["steps"]
+    weights = _class_weights(given["class_weight"], given["pos_weight"])
+    options = options_of(kind, HEAD_KINDS[kind].options, given, weights)
+    decisions = DecisionOptions(
+        calibration=given["calibration"],
+        prior=parse_prior(given["prior"]),
+        threshold=given["threshold"],
+        by_stratum=given["threshold_by_stratum"],
+        alpha=given["conformal"],
+        by_class=given["conformal_by_class"],
+    )
+    return train_head(
+        features,
+        TrainOptions(
+            head=options,
+            kind=kind,
+            columns=Columns(given["label"], given["split"], given["group"], given["strata"], given["weight"]),
+            task=given["task"],
+            positive=given["positive"],
+            pos_weight=given["pos_weight"],
+            steps=None if steps is None else StepsOptions.parse(steps),
+            judging=Judging(decisions, given["bootstrap"], given["seed"]),
+            select=given["select"],
+            start=given["start"],
+            near=THRESHOLD if near is None else near or None,
+            strict=given["strict"],
+            seed=given["seed"],
+            device=given["device"],
+            memory_bytes=int(given["memory"] * 2**30),
+        ),
+        say,
+        output=output,
+        overwrite=overwrite,
+    )
+
+
 @heads.command()
 @click.argument("run_directory", type=FOLDER, metavar="RUN")
-@FEATURES
+@click.option("--features", type=FOLDER, metavar="STORE", help="A store of embeddings.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="FILE",
+    help="Sequences instead of a store: encoded on the way by the encoder that the head was trained on.",
+)
+@click.option(
+    "--model", metavar="NAME|DIR", help="With --input: the encoder, where it is not found under its recorded name."
+)
+@click.option("--any-alphabet", is_flag=True, help="With --input: also take sequences that look like another alphabet.")
+@click.option("--trust-remote-code", is_flag=True, help="With --input: run code that comes with an hf: encoder.")
 @click.option("-o", "--output", type=FOLDER, required=True, metavar="FILE", help="Parquet file to write.")
+@STRICT
 @DEVICE
-def predict(run_directory: Path, features: Path, output: Path, device: str) -> None:
-    """Score every row of a store with the head of RUN; the store needs no labels."""
+def predict(
+    run_directory: Path,
+    features: Path | None,
+    inputs: tuple[str, ...],
+    output: Path,
+    strict: bool,
+    device: str,
+    **raw: Any,
+) -> None:
+    """Score every row of a store, or of sequence files, with the head of RUN; no labels are needed."""
     from heads.predict import predict as predict_rows
+    from heads.predict import predict_sequences
 
-    predict_rows(run_directory, features, output, click.echo, device=device)
+    if (features is None) == (not inputs):
+        raise click.UsageError("name the rows: --features STORE, or --input FILE")
+    if features is not None:
+        if any(raw.values()):
+            raise click.UsageError("--model, --any-alphabet and --trust-remote-code are for --input")
+        predict_rows(run_directory, features, output, click.echo, strict=strict, device=device)
+        return
+    from tqdm import tqdm
+
+    from embedcache.sources import open_source
+
+    with tqdm(desc="predicting", unit="row", disable=None, leave=False) as bar:
+
+        def reach(rows: int) -> None:
+            bar.update(rows - bar.n)
+
+        predict_sequences(
+            run_directory,
+            open_source(list(inputs)),
+            output,
+            click.echo,
+            strict=strict,
+            device=device,
+            progress=reach,
+            **raw,
+        )
 
 
 @heads.command()
 @click.argument("run_directory", type=FOLDER, metavar="RUN")
 @FEATURES
-@click.option("--label", metavar="COL", help="Column of the classes.  [default: the one of the training]")
+@click.option("--label", metavar="COL[,COL...]", help="Column of what is true.  [default: the one of the training]")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
     help="Rows to judge.  [default: test where RUN was trained on this store, else all that did not train it]",
 )
+@STRATA
 @click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Also write the metrics as JSON.")
+@STRICT
 @SEED
 @BOOTSTRAP
 @DEVICE
@@ -200,14 +321,16 @@ def evaluate(
     features: Path,
     label: str | None,
     split: str | None,
+    strata: str | None,
     output: Path | None,
+    strict: bool,
     seed: int,
     bootstrap: int,
     device: str,
 ) -> None:
     """Judge the head of RUN on a store with labels."""
     from heads import report
-    from heads.predict import evaluate_run, write_evaluation
+    from heads.evaluate import evaluate_run, write_evaluation
     from heads.results import Judging
 
     judged = evaluate_run(
@@ -215,15 +338,120 @@ def evaluate(
         features,
         label=label,
         split=split,
+        strata=strata,
         judging=Judging(resamples=bootstrap, seed=seed),
+        strict=strict,
         device=device,
     )
     click.echo(f"{features}: {judged.what}")
     for note in judged.notes:
         click.echo(f"  {note}")
-    click.echo(report.single_table(run_directory.name, judged.result))
+    metrics = report.shown_metrics(judged.result.evaluation.kind, judged.quantiles)
+    click.echo(report.single_table(run_directory.name, judged.result, metrics))
+    if judged.parts:
+        click.echo("\n" + report.parts_table(judged.parts, metrics))
     if output is not None:
         write_evaluation(output, judged)
+
+
+@heads.command()
+@click.argument("run_directory", type=FOLDER, metavar="RUN")
+@click.option("--to", "form", type=click.Choice(["onnx", "sklearn"]), required=True, help="What to write.")
+@click.option("-o", "--output", type=FOLDER, metavar="FILE|DIR", help="[default: RUN/head.onnx, RUN/sklearn]")
+def export(run_directory: Path, form: str, output: Path | None) -> None:
+    """Write the head of RUN for other programs: an ONNX file, or a folder that gives a scikit-learn pipeline.
+
+    Scores are equal. The features are those of the store, before any steps; what the head decides is in the file.
+    """
+    from embedcache.errors import HeadError
+    from heads.export import export_onnx, export_sklearn
+    from heads.open_run import open_run
+
+    opened = open_run(run_directory)
+    if len(opened.heads) > 1:
+        raise HeadError(
+            f"{run_directory} has a head for each of {len(opened.heads)} folds: train one on a single split"
+        )
+    if form == "onnx":
+        output = output or run_directory / "head.onnx"
+        export_onnx(opened.first, output)
+        click.echo(f"{output}: features (n, {opened.card.dim}) float32 in, probabilities or values out")
+    else:
+        output = output or run_directory / "sklearn"
+        export_sklearn(opened.first, output)
+        click.echo(f"{output}: `from sklearn_head import load; load()` in this folder gives the fitted pipeline")
+
+
+@heads.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@FEATURES
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="OPTION=V,V,...",
+    help="An option of `heads train` and its values, such as --vary head=lr,mlp --vary seed=0,1,2.",
+)
+@click.option(
+    "--plan", type=FOLDER, metavar="FILE", help="The same as YAML: OPTION: [V, V] lines; values may hold commas."
+)
+@click.option(
+    "--zip", "zipped", is_flag=True, help="Take first values together, then second ones, instead of all combinations."
+)
+@click.option(
+    "--select", type=click.Choice(METRICS), metavar="METRIC", help="Metric on validation rows that chooses.  [auprc]"
+)
+@click.option("--output", type=FOLDER, required=True, metavar="DIR", help="Folder of the sweep.")
+@click.pass_context
+def sweep(
+    context: click.Context,
+    features: Path,
+    vary: tuple[str, ...],
+    plan: Path | None,
+    zipped: bool,
+    select: str | None,
+    output: Path,
+) -> None:
+    """Train many heads with every combination of some options, and put them side by side.
+
+    All other options are those of `heads train`. Run again, a sweep goes on where it stopped: finished runs stay, failed
+    ones are tried again.
+    """
+    from heads.head import read_json
+    from heads.run_sweep import Sweep, summary
+    from heads.run_sweep import sweep as run_sweep
+
+    if (plan is None) == (not vary):
+        raise click.UsageError("say what varies: --vary OPTION=V,V or --plan FILE")
+    points = Sweep.parse(vary, "zip" if zipped else "product") if plan is None else Sweep.read(plan)
+    shared = [*context.args, *(["--select", select] if select else [])]
+    _parameters(features, shared, {name: values[0] for name, values in points.values.items()})
+
+    def train_one(point: Mapping[str, str], outdir: Path) -> Mapping[str, object]:
+        given = _parameters(features, shared, point)
+        given.pop("features"), given.pop("output"), given.pop("overwrite")
+        _train(features, outdir, False, given, lambda line: None)
+        return read_json(outdir / "metrics.json")
+
+    swept = run_sweep(
+        points,
+        output,
+        train_one,
+        metric=select or "auprc",
+        fixed={"features": str(features), "options": shared},
+        say=click.echo,
+    )
+    click.echo("\n" + summary(swept))
+    click.echo(f"tables: {output / 'sweep.csv'}, {output / 'sweep.md'}")
+
+
+def _parameters(features: Path, shared: Sequence[str], point: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters of the command `train`, parsed as it would parse them; raises what it would."""
+    words = [word for name, value in point.items() for word in (f"--{name}", value)]
+    flags = {flag for option in train.params for flag in option.opts}
+    for name in point:
+        if f"--{name}" not in flags or name in ("features", "output"):
+            raise click.UsageError(f"--vary {name}: `heads train` has no option --{name} that can vary")
+    parsed = train.make_context("train", ["--features", str(features), *shared, *words])
+    return dict(parsed.params)
 
 
 def main() -> NoReturn:

@@ -1,100 +1,240 @@
-"""What a result must beat: the class shares alone, the stratum alone, and logistic regression on k-mers.
+"""What a result must beat: no features at all, the stratum alone, and simple models of the sequences themselves.
 
-Each baseline gives probabilities (n, classes) for the n rows of a task, fitted on its training rows only.
+prior only      class or label shares of the training rows; of a quantity their mean ("mean only")
+stratum only    the same of each stratum
+kmer:4 lr       logistic regression on k-mer frequencies, of a quantity ridge regression
+onehot:41 lr    the same on the letters place by place, where all sequences have one length
+naive bayes     on the genes of cells (`heads.naive_bayes`)
+
+All are fitted on training rows and choose their settings by validation rows, as heads do.
+
+Axes: n rows of a task, C columns of the outputs, S strata.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 import torch
 
 import embedcache
+from embedcache.alphabet import CELL, Letters
+from embedcache.encoders.encoder import Encoder
+from embedcache.errors import HeadError
 from embedcache.store import Store
-from heads.features import ArrayRows
-from heads.labels import Codes
-from heads.logistic import Doubles
-from heads.selection import Grid, Labelled, SelectMetric, fit_and_select
+from heads import logistic, ridge
+from heads.features import MEMORY_BYTES, ArrayRows, Rows
+from heads.fitting import Problem, Progress, say_nothing
+from heads.naive_bayes import BYTES_PER_TOKEN, naive_bayes
+from heads.sequences import stored_sequences
 from heads.splits import TRAIN, VAL
-from heads.task import Task
+from heads.target import Codes, Doubles, Examples, Target
 
 KMER_ENCODERS = {"dna": "kmer:4", "protein": "kmer:2:protein"}
+ONEHOT_SUFFIXES = {"dna": "", "protein": ":protein"}
+WIDEST_ONEHOT = 2048
+"""Values of a sequence: 512 letters of DNA, 102 residues. A regression on more takes longer than the head."""
 _ENCODED_AT_ONCE = 4096
+
+
+class Strata(Protocol):
+    @property
+    def codes(self) -> Codes:
+        """(n,), below 0 for a row without a stratum."""
+        ...
+
+
+class Task(Protocol):
+    """What of `heads.task.Task` is needed here."""
+
+    @property
+    def rows(self) -> Rows: ...
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def strata(self) -> Strata | None: ...
+
+    def part(self, part: int) -> Codes: ...
+
+    def examples(self, part: int) -> Examples: ...
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Probabilities (n, classes) of the rows of a task under a name for the table."""
+    """Outputs (n, C) of the rows of a task, as a head gives them, under a name for the table."""
 
     name: str
-    probabilities: Doubles
+    outputs: Doubles
+
+
+class _Unfit(Exception):
+    """Why a baseline cannot stand beside a head."""
+
+
+def baselines(
+    store: Store,
+    task: Task,
+    *,
+    device: torch.device | str = "cpu",
+    memory_bytes: int = MEMORY_BYTES,
+    progress: Progress = say_nothing,
+) -> tuple[list[Baseline], list[str]]:
+    """Fit every baseline that the store allows; the sentences say why others are missing, each without a full stop."""
+    found = [prior(task)]
+    if task.strata is not None:
+        found.append(stratum(task, task.strata))
+    fits: list[Callable[[_Fitting], Baseline]] = [_on_cells] if _alphabet(store) == CELL else [_on_kmers, _on_letters]
+    missing = []
+    try:
+        fitting = _Fitting.of(store, task, torch.device(device), memory_bytes, progress)
+    except _Unfit as reason:
+        return found, [f"no baselines of the sequences: {reason}"]
+    for fit in fits:
+        try:
+            found.append(fit(fitting))
+        except _Unfit as reason:
+            missing.append(str(reason))
+        except HeadError as reason:
+            missing.append(f"a baseline could not be fitted: {reason}")
+    return found, missing
 
 
 def prior(task: Task) -> Baseline:
-    """Every row gets the class shares of train."""
-    shares = _shares(task.labels[task.part(TRAIN)], len(task.classes))
-    return Baseline("prior only", np.tile(shares, (len(task.rows), 1)))
+    """Every row gets the class or label shares of train, or the mean of the quantity."""
+    name = "mean only" if task.target.kind == "regression" else "prior only"
+    return Baseline(name, np.tile(_truth(task.target)[task.part(TRAIN)].mean(0), (len(task.rows), 1)))
 
 
-def stratum(task: Task, strata: Codes) -> Baseline:
-    """Every row gets the class shares of its stratum in train; a stratum unseen there the shares of train.
+def stratum(task: Task, strata: Strata) -> Baseline:
+    """Every row gets the shares, or the mean, of its stratum in train; a stratum unseen there those of train.
 
-    One row's worth of the overall shares is added to each stratum, so that no share is exactly 0 or 1.
+    One row's worth of the overall ones is added to each stratum, so that no share is exactly 0 or 1.
     """
-    classes = len(task.classes)
-    train = task.part(TRAIN)
-    shares = _shares(task.labels[train], classes)
-    numbers = strata - strata.min()  # rows without a stratum (-1) form one of their own
-    count = int(numbers.max()) + 1
-    counts = np.bincount(numbers[train] * classes + task.labels[train], minlength=count * classes)
-    table = counts.reshape(count, classes) + shares
-    return Baseline("stratum only", (table / table.sum(1, keepdims=True))[numbers])
+    truth_nC, train = _truth(task.target), task.part(TRAIN)
+    numbers = strata.codes - strata.codes.min()  # rows without a stratum (-1) form one of their own
+    sums_SC = np.tile(truth_nC[train].mean(0), (int(numbers.max()) + 1, 1))
+    rows_S = np.ones(len(sums_SC))
+    np.add.at(sums_SC, numbers[train], truth_nC[train])
+    np.add.at(rows_S, numbers[train], 1)
+    return Baseline("stratum only", (sums_SC / rows_S[:, None])[numbers])
 
 
-def _shares(labels: Codes, classes: int) -> Doubles:
-    return np.asarray(np.bincount(labels, minlength=classes) / len(labels), np.float64)
+def _truth(target: Target) -> Doubles:
+    """What perfect outputs would be, (n, C)."""
+    if target.has_classes:
+        return np.eye(len(target.names))[target.values.astype(np.int64)]
+    return np.asarray(target.values, np.float64).reshape(len(target), -1)
 
 
-def why_no_kmers(store: Store, rows: int, memory_bytes: int) -> str | None:
-    """Return why the k-mer baseline cannot stand beside a head on this store, None where it can."""
-    encoder = store.attrs["encoder"]
-    kmers = KMER_ENCODERS.get(encoder.get("alphabet", ""))
-    if kmers is None:
-        return "the records of this store are not DNA or protein"
-    if encoder["name"] == kmers:
-        return f"the features are {kmers} themselves"
-    if "sequence" not in store.column_names:
-        return "the store keeps no sequences (extracted with --drop-sequence)"
-    if 4 * rows * embedcache.load_encoder(kmers).hidden > memory_bytes:
-        return f"the k-mers of {rows:,} rows do not fit --memory"
-    return None
+def _alphabet(store: Store) -> str:
+    return str(store.attrs["encoder"].get("alphabet", ""))
 
 
-def kmers(
-    store: Store,
-    task: Task,
-    select: SelectMetric,
-    *,
-    device: torch.device | str,
-    memory_bytes: int,
-    progress: Callable[[int], None] | None = None,
-) -> Baseline:
-    """Logistic regression on the k-mer frequencies of the sequences, by the default grid; `progress` is told rows done."""
-    name = KMER_ENCODERS[store.attrs["encoder"]["alphabet"]]
-    encoder = embedcache.load_encoder(name)
-    sequences = store.column("sequence").take(pa.array(task.rows))
-    features = np.empty((len(task.rows), encoder.hidden), np.float32)
-    for start in range(0, len(task.rows), _ENCODED_AT_ONCE):
-        texts = sequences.slice(start, _ENCODED_AT_ONCE).combine_chunks()
-        features[start : start + len(texts)] = encoder.encode(texts)
-        if progress is not None:
-            progress(len(texts))
-    source = ArrayRows(features)
-    train, val = (Labelled(task.part(part), task.labels[task.part(part)]) for part in (TRAIN, VAL))
-    selection = fit_and_select(
-        source, train, val, len(task.classes), Grid(select=select), device=device, memory_bytes=memory_bytes
-    )
-    return Baseline(f"{name} lr", selection.model.probabilities(source, np.arange(len(task.rows)), device))
+@dataclass(frozen=True)
+class _Fitting:
+    """What the models of the sequences are fitted with."""
+
+    store: Store
+    task: Task
+    device: torch.device
+    memory_bytes: int
+    progress: Progress
+
+    @classmethod
+    def of(cls, store: Store, task: Task, device: torch.device, memory_bytes: int, progress: Progress) -> _Fitting:
+        if _alphabet(store) not in (*KMER_ENCODERS, CELL):
+            raise _Unfit("the records of this store are not DNA, proteins or cells")
+        if "sequence" not in store.column_names:
+            raise _Unfit("the store keeps none (it was extracted with --drop-sequence)")
+        return cls(store, task, device, memory_bytes, progress)
+
+    @property
+    def metric(self) -> str:
+        """What chooses, on validation rows."""
+        return "r2" if self.task.target.kind == "regression" else "auprc"
+
+    def regression_on(self, name: str, dtype: npt.DTypeLike) -> Baseline:
+        """A regression on the features of a weight-free encoder, kept in memory in the given type."""
+        if self.store.attrs["encoder"]["name"] == name:
+            raise _Unfit(f"no baseline on {name}: the features are {name} themselves")
+        encoder = embedcache.load_encoder(name)
+        needed = (np.dtype(dtype).itemsize + 4) * len(self.task.rows) * encoder.hidden
+        if needed > self.memory_bytes:
+            raise _Unfit(
+                f"no baseline on {name}: that of {len(self.task.rows):,} rows takes {needed / 2**30:.1f} GiB, more than "
+                "--memory"
+            )
+        source = ArrayRows(self._encoded(encoder, dtype))
+        rows = np.arange(len(source))
+        problem = Problem(
+            source, self._part(TRAIN), self._part(VAL), self.metric, 0, self.device, self.memory_bytes, self._told(name)
+        )
+        if self.task.target.kind == "regression":
+            fitted, kind = ridge.fit(problem, ridge.RidgeOptions()), "ridge"
+        else:
+            fitted, kind = logistic.fit(problem, logistic.LogisticOptions()), "lr"
+        return Baseline(f"{name} {kind}", fitted.head(source, rows, self.device))
+
+    def _part(self, part: int) -> Examples:
+        """The rows of one part, by their positions among the rows of the task."""
+        examples = self.task.examples(part)
+        return Examples(self.task.part(part), examples.target, examples.weights, examples.groups)
+
+    def _encoded(self, encoder: Encoder, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
+        features, done = np.empty((len(self.task.rows), encoder.hidden), dtype), 0
+        for sequences in stored_sequences(self.store, self.task.rows):
+            for start in range(0, len(sequences), _ENCODED_AT_ONCE):
+                part = sequences.slice(start, _ENCODED_AT_ONCE)
+                features[done : done + len(part)] = encoder.encode(part)
+                done += len(part)
+                self.progress(done, len(features), f"{encoder.name} of the sequences")
+        return features
+
+    def _told(self, name: str) -> Progress:
+        return lambda done, total, text: self.progress(done, total, f"{name} baseline: {text}")
+
+
+def _on_kmers(fitting: _Fitting) -> Baseline:
+    return fitting.regression_on(KMER_ENCODERS[_alphabet(fitting.store)], np.float32)
+
+
+def _on_letters(fitting: _Fitting) -> Baseline:
+    """One-hot letters, which mean something only where place i of one sequence answers to place i of the others.
+
+    Sequences of several lengths are not cut to the shortest one: that drops letters that the head has seen, and lines up
+    what belongs to different places.
+    """
+    alphabet = _alphabet(fitting.store)
+    parts = stored_sequences(fitting.store, fitting.task.rows)
+    lengths = np.concatenate([Letters.of(part).lengths for part in parts])
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest < longest:
+        raise _Unfit(
+            f"no baseline on one-hot letters: the sequences have {shortest:,} to {longest:,} letters, and places can be "
+            "compared only where all have one length"
+        )
+    name = f"onehot:{longest}{ONEHOT_SUFFIXES[alphabet]}"
+    if longest * (4 if alphabet == "dna" else 20) > WIDEST_ONEHOT:
+        raise _Unfit(f"no baseline on {name}: {longest:,} letters make more than {WIDEST_ONEHOT:,} values")
+    return fitting.regression_on(name, np.float16)
+
+
+def _on_cells(fitting: _Fitting) -> Baseline:
+    task = fitting.task
+    if task.target.kind == "regression":
+        raise _Unfit("no baseline of naive Bayes: it learns classes, not a measured quantity")
+    cells = list(stored_sequences(fitting.store, task.rows))
+    tokens = sum(part.nbytes for part in cells) / 5  # most ids have four digits, and a blank after them
+    if BYTES_PER_TOKEN * tokens > fitting.memory_bytes:
+        raise _Unfit(
+            f"no baseline of naive Bayes: about {tokens:,.0f} tokens of {len(task.rows):,} cells do not fit --memory"
+        )
+    fitting.progress(0, 1, "naive Bayes on the genes")
+    outputs, weighting = naive_bayes(cells, task.target, task.part(TRAIN), task.part(VAL), fitting.metric)
+    return Baseline(f"naive bayes on gene {'ranks' if weighting == 'rank' else 'presence'}", outputs)

@@ -126,10 +126,11 @@ class Standardisation:
 
 
 class Design:
-    """The standardised rows of one fit, as float32 blocks on a device, for as many passes as the fit takes.
+    """The standardised rows of one fit, for as many passes as the fit takes.
 
-    They are kept in memory where they fit `memory_bytes`, and read again from the source at each pass where they do
-    not; the blocks, and with them every result, are the same.
+    Products by torch take them as float32 blocks on a device (`blocks`); the compiled kernel, which standardises by
+    itself, as they are stored (`stored`). Either way they are kept in memory where they fit `memory_bytes`, and read
+    again from the source at each pass where they do not; the values, and with them every result, are the same.
     """
 
     def __init__(
@@ -146,9 +147,10 @@ class Design:
         self.rows = rows
         self.standardisation = standardisation.on(device)
         self.device = torch.device(device)
+        self.memory_bytes = memory_bytes
         self.block_rows = block_rows
         self._kept_ND: torch.Tensor | None = None
-        self._keep = 4 * len(rows) * source.dim <= memory_bytes
+        self._stored_ND: Values | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -159,7 +161,7 @@ class Design:
 
     def blocks(self) -> Iterator[Block]:
         """One pass over the rows in order."""
-        if not self._keep:
+        if not self._fits(4):
             yield from self._read()
             return
         if self._kept_ND is None:
@@ -171,10 +173,24 @@ class Design:
             stop = min(start + self.block_rows, len(self))
             yield Block(start, stop, self._kept_ND[start:stop])
 
+    def _fits(self, value_bytes: int) -> bool:
+        return value_bytes * len(self) * self.dim <= self.memory_bytes
+
     def _read(self) -> Iterator[Block]:
         for block in raw_blocks(self.source, self.rows, self.block_rows):
             values_nD = self.standardisation.apply_(block.values_nD.to(self.device))
             yield Block(block.start, block.stop, values_nD)
+
+    def keep_stored(self) -> None:
+        """Read the rows as they are stored into memory, where they fit and are not there yet."""
+        if self._stored_ND is None and self._fits(self.source.dtype.itemsize):
+            self._stored_ND = self.source.take(self.rows, np.empty((len(self), self.dim), self.source.dtype))
+
+    def stored(self, start: int, stop: int, buffer: Values) -> Values:
+        """Rows [start, stop) as they are stored, (n, D) in one piece; `buffer` (n or more, D) serves where they are read."""
+        if self._stored_ND is not None:
+            return self._stored_ND[start:stop]
+        return self.source.take(self.rows[start:stop], buffer[: stop - start])
 
     def sample(self, most: int) -> torch.Tensor:
         """Return at most `most` standardised rows, evenly spaced, as one (n, D) tensor."""

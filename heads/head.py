@@ -1,118 +1,102 @@
-"""What every head is, and how it is saved: tensors as safetensors, everything else as JSON, and nothing that runs code.
+"""What every fitted head is, and how it is saved: tensors as safetensors, all else as JSON, and nothing that runs code.
 
-model/head.safetensors    the fitted tensors
-model/head.json           what they mean: kind, classes, threshold, and the encoder whose features they expect
+model/head.json           what it is: kind, target, decisions, and the encoder whose features it expects
+model/head.safetensors    its tensors, for the kinds that have them
+model/steps.safetensors   what was done to the features before, where something was
+model/model.txt           trees, in LightGBM's own text
+model/0/, model/1/ ...    the members of an ensemble
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from embedcache.errors import HeadError
 from heads.features import Rows, RowSource
-from heads.logistic import LogisticModel
+from heads.target import Doubles
 
-FORMAT_VERSION = 1
 TENSORS = "head.safetensors"
-CARD = "head.json"
 
-ClassName = str | int
-"""A class as the label column names it."""
+Settings = Mapping[str, Any]
+"""What of a head is not a tensor, as JSON has it."""
 
 
 class Head(Protocol):
-    """A fitted head: features in, class probabilities out.
+    """A fitted head: features in, outputs out.
 
-    `kind` names it on the command line, `dim` is the width of the features, `classes` the number of classes.
+    Outputs of n rows, float64: for two classes and more (n, classes) probabilities that sum to 1; for several labels
+    (n, labels) probabilities; for a measured quantity (n, 1) values, or (n, quantiles) rising along the row.
     """
 
-    @property
-    def kind(self) -> str: ...
+    kind: ClassVar[str]
+    """The head's name on the command line."""
 
     @property
-    def dim(self) -> int: ...
-
-    @property
-    def classes(self) -> int: ...
-
-    def probabilities(
-        self, source: RowSource, rows: Rows, device: torch.device | str = "cpu"
-    ) -> npt.NDArray[np.float64]:
-        """Return (n, classes) for the given rows, summing to 1."""
+    def dim(self) -> int:
+        """Width of the features."""
         ...
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return what is fitted."""
+    @property
+    def outputs(self) -> int:
+        """Columns of the outputs."""
         ...
 
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Of a measured quantity the quantiles that the columns are, rising; () for a mean, and for classes."""
+        ...
 
-RESTORE: Mapping[str, Callable[[Mapping[str, torch.Tensor]], Head]] = {LogisticModel.kind: LogisticModel.restore}
-"""Every kind of head that can be loaded. A file names its kind; only these run."""
+    def __call__(self, source: RowSource, rows: Rows, device: torch.device | str = "cpu") -> Doubles:
+        """Return the outputs of the given rows."""
+        ...
 
-
-@dataclass(frozen=True)
-class HeadCard:
-    """What a saved head must say beside its tensors."""
-
-    kind: str
-    dim: int
-    classes: tuple[ClassName, ...]
-    """Names of the classes in the order of the probabilities; of two, the last is the positive one."""
-    threshold: float | None
-    """Two classes: predict the positive one from this probability on. None: the most probable class."""
-    label: str
-    """The column the head was trained on."""
-    fingerprint: str
-    """Of the store: which encoder, layers and poolings the features come from."""
-    encoder: str
-    format_version: int = FORMAT_VERSION
+    def save(self, folder: Path) -> Settings:
+        """Write the head's files into an existing folder; what is returned goes into head.json."""
+        ...
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Build a card from its JSON; raises HeadError, TypeError or KeyError where it is not one."""
-        if values["format_version"] > FORMAT_VERSION:
-            raise HeadError(
-                f"the head has format {values['format_version']}, this version reads up to {FORMAT_VERSION}; "
-                "update embedcache"
-            )
-        card = cls(**{**values, "classes": tuple(values["classes"])})
-        threshold = 0.0 if card.threshold is None else card.threshold
-        if not (isinstance(card.kind, str) and isinstance(card.dim, int) and isinstance(threshold, float)):
-            raise TypeError("a field of the card has the wrong type")
-        return card
+    def load(cls, folder: Path, settings: Settings) -> Self:
+        """Invert `save`.
+
+        Raises KeyError, TypeError, ValueError, OSError or SafetensorError where files or settings do not make a head;
+        `heads.saved` turns these into a sentence.
+        """
+        ...
 
 
-def save_head(folder: Path, head: Head, card: HeadCard) -> None:
-    """Write a head and its card into `folder`, which is made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in head.tensors().items()}, folder / TENSORS)
-    (folder / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n")
+def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], name: str = TENSORS) -> None:
+    """Write tensors as safetensors."""
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / name)
 
 
-def load_head(folder: Path) -> tuple[Head, HeadCard]:
-    """Read a head and its card; raises HeadError where a file is missing, damaged, or of an unknown kind."""
+def load_tensors(folder: Path, name: str = TENSORS) -> dict[str, torch.Tensor]:
+    """Read tensors; raises ValueError where one holds a value that is not finite."""
+    tensors: dict[str, torch.Tensor] = load_file(folder / name)
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{key} holds values that are not finite")
+    return tensors
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; raises `HeadError` naming the file where it is missing or none."""
     try:
-        card = HeadCard.parse(json.loads((folder / CARD).read_text()))
-        restore = RESTORE.get(card.kind)
-        if restore is None:
-            raise HeadError(f"{folder / CARD} names the head kind {card.kind!r}; known here: {', '.join(RESTORE)}")
-        head = restore(load_file(folder / TENSORS))
-    except FileNotFoundError as error:
-        raise HeadError(
-            f"{error.filename or folder / TENSORS} is missing: {folder} does not hold a saved head"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise HeadError(f"the saved head in {folder} is damaged and was not loaded ({error})") from None
-    if (head.dim, head.classes) != (card.dim, len(card.classes)):
-        raise HeadError(f"the saved head in {folder} is damaged: {CARD} and {TENSORS} do not fit each other")
-    return head, card
+        values = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise HeadError(f"{file} is missing: {file.parent} does not hold a saved head") from None
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{file} is damaged and was not loaded ({error})") from None
+    if not isinstance(values, dict):
+        raise HeadError(f"{file} is damaged and was not loaded (it holds no object)")
+    return values
+
+
+DAMAGED = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+"""What `Head.load` may raise of a folder that holds no sound head."""

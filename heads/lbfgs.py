@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from heads.moments import one_thread
+
 Evaluate = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 """(points (k, P), problems (k,) int64) -> objectives (k,), gradients (k, P), and a diagonal (k, P) near the inverse
 Hessian there; all float64. The closer the diagonal, the fewer passes."""
@@ -47,7 +49,7 @@ class BatchedLBFGS:
         self._steps_MKP = start.new_zeros((HISTORY, *start.shape))
         self._changes_MKP = start.new_zeros((HISTORY, *start.shape))
         self._rho_MK = start.new_zeros((HISTORY, problems))  # 0 in a free slot: it takes no part
-        self._oldest = HISTORY  # slots before this one are free for all problems
+        self._remembered = 0  # rounds of pairs; each goes into the next slot, in the end over the oldest
         self.passes = torch.zeros(problems, dtype=torch.int64, device=start.device)
 
     def run(
@@ -96,33 +98,31 @@ class BatchedLBFGS:
         tiny = torch.finfo(values.dtype).tiny
         return -0.5 * (slopes_kP * directions_kP).sum(1) / values.abs().clamp(min=tiny)
 
+    @one_thread()
     def _remember(self, problems: torch.Tensor, steps_kP: torch.Tensor, changes_kP: torch.Tensor) -> None:
-        """Push a pair where it shows positive curvature beyond rounding, dropping the oldest."""
+        """Put the newest pairs over the oldest, where they show positive curvature beyond rounding."""
         curvature = (steps_kP * changes_kP).sum(1)
         sound = curvature > 1e-12 * steps_kP.norm(dim=1) * changes_kP.norm(dim=1)
         problems = problems[sound]
-        self._oldest = max(0, self._oldest - 1)
-        for history, newest in (
-            (self._steps_MKP, steps_kP[sound]),
-            (self._changes_MKP, changes_kP[sound]),
-            (self._rho_MK, 1 / curvature[sound]),
-        ):
-            history[:-1, problems] = history[1:, problems]
-            history[-1, problems] = newest
+        slot = self._remembered % HISTORY
+        self._remembered += 1
+        self._rho_MK[slot] = 0
+        self._rho_MK[slot, problems] = 1 / curvature[sound]
+        self._steps_MKP[slot, problems] = steps_kP[sound]
+        self._changes_MKP[slot, problems] = changes_kP[sound]
 
+    @one_thread()
     def _directions(self, slopes_kP: torch.Tensor, diagonals_kP: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
         """Return -H g by the two-loop recursion."""
-        steps_MkP = self._steps_MKP[self._oldest :, problems]
-        changes_MkP = self._changes_MKP[self._oldest :, problems]
-        rho_Mk = self._rho_MK[self._oldest :, problems]
+        newest_first = [round_ % HISTORY for round_ in range(self._remembered)][::-1][:HISTORY]
         direction_kP = -slopes_kP
         shares = []
-        for steps_kP, changes_kP, rho_k in zip(steps_MkP.flip(0), changes_MkP.flip(0), rho_Mk.flip(0), strict=True):
-            share_k = rho_k * (steps_kP * direction_kP).sum(1)
-            direction_kP = direction_kP - share_k[:, None] * changes_kP
+        for slot in newest_first:
+            share_k = self._rho_MK[slot, problems] * (self._steps_MKP[slot, problems] * direction_kP).sum(1)
+            direction_kP = direction_kP - share_k[:, None] * self._changes_MKP[slot, problems]
             shares.append(share_k)
         direction_kP = diagonals_kP * direction_kP
-        for steps_kP, changes_kP, rho_k in zip(steps_MkP, changes_MkP, rho_Mk, strict=True):
-            back_k = rho_k * (changes_kP * direction_kP).sum(1)
-            direction_kP = direction_kP + (shares.pop() - back_k)[:, None] * steps_kP
+        for slot in reversed(newest_first):
+            back_k = self._rho_MK[slot, problems] * (self._changes_MKP[slot, problems] * direction_kP).sum(1)
+            direction_kP = direction_kP + (shares.pop() - back_k)[:, None] * self._steps_MKP[slot, problems]
         return direction_kP

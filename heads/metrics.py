@@ -1,246 +1,311 @@
-"""AUROC, AUPRC, MCC, F1 and accuracy as scikit-learn defines them, each with a bootstrap interval.
+"""How good outputs are: every metric of a kind of target, each with a bootstrap interval, and the one that chooses.
 
-The scores are sorted once; a resample is a vector of row counts, and every metric of it follows from running sums of
-counts, forty times faster than sorting each resample again (measured/heads.md, section 5).
+Classes are judged as scikit-learn judges them (`heads.ranking`, `heads.class_metrics`), measured quantities as
+scikit-learn and scipy do (`heads.regression_metrics`). Of three classes and more, and of several labels, a metric is the
+mean over the classes (one against the rest) or labels; accuracy, MCC, Brier and log loss of three classes and more are
+defined for all of them together.
 
-Axes: N rows, B resamples, M classes, R runs of tied rows that hold a positive one.
+Axes: N rows, B resamples, S metrics of statistics, M classes, L labels, Q quantiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from heads.labels import MISSING, Codes
+from embedcache.errors import HeadError
+from heads.bootstrap import (
+    FEW_GROUPS,
+    RESAMPLES,
+    Interval,
+    Statistic,
+    distance_interval,
+    evaluate_all,
+    interval,
+    mostly_chance,
+    number_units,
+    once,
+    resample,
+)
+from heads.class_metrics import DECIDED, Calibration, decided
+from heads.ranking import Areas, all_cuts
+from heads.regression_metrics import correlation_p, pinball_name
+from heads.statistics import (
+    OF_PROBABILITIES,
+    Predictions,
+    checked_outputs,
+    checked_predictions,
+    confusions,
+    most_probable,
+    problems,
+    statistics_of,
+)
+from heads.target import Codes, Doubles, Kind, Target
 
-Doubles = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int32]
-
-RESAMPLES = 1000
-LEVEL = 0.95
-FEW_GROUPS = 10
-"""With fewer groups than this the bootstrap has little to draw from."""
-_BATCH = 16
-_BATCH_COUNTS = 1 << 22
-"""Resamples worked on at once: 16, or fewer where their counts would not fit 16 MB."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The five metrics; for three classes and more AUROC, AUPRC and F1 are means over the classes (one against rest)."""
-
-    auroc: float
-    auprc: float
-    mcc: float
-    f1: float
-    acc: float
-
-
-METRICS = tuple(field.name for field in fields(Scores))
-
-
-Interval = tuple[float, float] | None
-"""Low and high; None where no resample has the metric."""
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """95 % percentile intervals of the metrics."""
-
-    auroc: Interval
-    auprc: Interval
-    mcc: Interval
-    f1: Interval
-    acc: Interval
+OF_CLASSES = (*Areas.names, *DECIDED, *OF_PROBABILITIES, *Calibration.names)
+OF_QUANTITIES = ("pearson", "spearman", "r2", "rmse", "mae", "pinball")
+METRICS_OF: Mapping[Kind, tuple[str, ...]] = {
+    "binary": OF_CLASSES,
+    "multiclass": OF_CLASSES,
+    "multilabel": OF_CLASSES,
+    "regression": OF_QUANTITIES,
+}
+METRICS = OF_CLASSES + OF_QUANTITIES
+"""Every metric that can choose a head."""
+LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece", "rmse", "mae", "pinball"})
+OF_CUTS = ("mcc", "f1", "acc", "balanced_acc")
+"""Metrics that choose a head by its best cut point; precision and recall have none, since each is 1 at one end."""
+FEW_ROWS = 10
+"""With fewer rows of a class than this the metrics say little."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one set of rows. `intervals` is None where no bootstrap was asked for, or it has nothing to draw."""
+    """All metrics of one set of rows."""
 
-    scores: Scores
-    intervals: Intervals | None
+    kind: Kind
+    values: Mapping[str, float]
+    """By name, NaN where a metric is not defined; of a quantity also ``pearson_p``, ``spearman_p`` and, of quantiles, the
+    pinball loss of each, such as ``pinball_0.9``."""
+    intervals: Mapping[str, Interval]
+    """95 % bootstrap intervals of all metrics but the p values."""
     rows: int
-    positives: tuple[int, ...]
-    """Rows of each class."""
+    class_rows: tuple[int, ...]
+    """Rows of each class, or with each label; () of a quantity."""
+    confusion: tuple[tuple[int, ...], ...] | None
+    """Rows of each class [true][predicted]; of several labels (true negatives, false positives, false negatives, true
+    positives) of each; None of a quantity."""
+    mean_score_by_class: Mapping[str, float]
+    """Of two classes the mean probability of the positive one in rows of each; of more that of the class itself in its
+    rows, of labels likewise; empty of a quantity."""
+    positive_rate: float | None
+    """Share of rows predicted positive, of several labels of rows times labels; None of more classes and quantities."""
+    detection_by_class: Mapping[str, float]
+    """Of two classes the share predicted positive of the rows of each: false positives, then detected ones; of more the
+    share of the rows of each class predicted as that class, of labels likewise; empty of a quantity."""
     notes: tuple[str, ...] = ()
-    """What the reader of the intervals should know, to be said of the rows: "has 3 groups: ..."."""
+    """What the reader of the numbers should know, to be said of the rows: "has 3 groups: ..."."""
 
     @property
     def prevalence(self) -> float:
-        """Share of the last class, the positive one of two."""
-        return self.positives[-1] / self.rows
+        """Share of the positive one of two classes, the mean share of labels; NaN of other kinds."""
+        if self.kind == "binary":
+            return self.class_rows[1] / self.rows
+        if self.kind == "multilabel":
+            return sum(self.class_rows) / (self.rows * len(self.class_rows))
+        return math.nan
 
     def to_json(self) -> dict[str, object]:
-        """Plain numbers by the names of the metrics, intervals or null beside them as ``auroc_ci``."""
-        values: dict[str, object] = dict(asdict(self.scores))
-        values |= {f"{name}_ci": getattr(self.intervals, name, None) for name in METRICS}
-        return values | {"rows": self.rows, "class_rows": list(self.positives)}
+        """Plain numbers by the names of the metrics, intervals beside them as ``auroc_ci``; null for what is not defined."""
+        values: dict[str, object] = {name: _json(value) for name, value in self.values.items()}
+        values |= {f"{name}_ci": None if ends is None else list(ends) for name, ends in self.intervals.items()}
+        values["rows"] = self.rows
+        if self.kind == "regression":
+            return values
+        return values | {
+            "class_rows": list(self.class_rows),
+            "prevalence": _json(self.prevalence),
+            "positive_rate": self.positive_rate,
+            "confusion": None if self.confusion is None else [list(row) for row in self.confusion],
+            "mean_score_by_class": {name: _json(value) for name, value in self.mean_score_by_class.items()},
+            "detection_by_class": {name: _json(value) for name, value in self.detection_by_class.items()},
+        }
 
 
-class _Ranking:
-    """Rows of one class against the rest, sorted by falling score.
+def _json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
-    Only runs of tied rows that hold a positive one matter to both areas: precision is read off at their ends, and the
-    rows between them are one sum.
+
+def check_metric(kind: Kind, metric: str) -> None:
+    """Raise HeadError listing the metrics of the kind where `metric` is none of them."""
+    if metric not in METRICS_OF[kind]:
+        raise HeadError(f"'{metric}' is no metric of a {kind} target; it has {', '.join(METRICS_OF[kind])}")
+
+
+def better(metric: str, a: float, b: float) -> bool:
+    """Whether `a` is a better value of the metric than `b`; NaN never is, and anything else is better than NaN."""
+    if math.isnan(a) or math.isnan(b):
+        return not math.isnan(a)
+    return a < b if metric in LOWER_IS_BETTER else a > b
+
+
+def score(target: Target, outputs: Doubles, metric: str, quantiles: tuple[float, ...] = ()) -> float:
+    """One metric of outputs, to choose a head by.
+
+    MCC, F1, accuracy and balanced accuracy of two classes are taken at the cut point that is best for them, of several
+    labels at the best one of each; other decisions are the most probable class. Outputs that are not finite score NaN.
+
+    Raises
+    ------
+    HeadError : the kind of target has no such metric, or the outputs do not fit it.
     """
-
-    def __init__(self, positive_N: npt.NDArray[np.bool_], score_N: Doubles) -> None:
-        # rising order read backwards is several times faster than sorting the negated scores stably
-        order = np.argsort(score_N, kind="stable")[::-1]
-        falling_N = score_N[order]
-        first_N = np.append(True, falling_N[1:] != falling_N[:-1])
-        run_N = np.cumsum(first_N) - 1
-        self.held = bool(positive_N.any()) and not bool(positive_N.all())
-        runs_R, first_positive_R = np.unique(run_N[positive_N[order]], return_index=True)
-        starts_R = np.flatnonzero(first_N)[runs_R]
-        stops_R = np.append(np.flatnonzero(first_N), len(order))[runs_R + 1]
-        self.order = order
-        self.positives = order[positive_N[order]]
-        self.first_positive_R = first_positive_R
-        # sums over [start, stop) of each run and over the rows after it up to the next run
-        cuts = np.stack([starts_R, stops_R], axis=1).ravel()
-        self.cuts = cuts[cuts < len(order)]
-        # `reduceat` gives a lone value, not zero, where two cuts fall together
-        self.empty = np.flatnonzero(np.diff(self.cuts) == 0)
-        self.before = int(cuts[0]) if len(cuts) else 0
-
-    def areas(self, counts_BN: Counts) -> tuple[Doubles, Doubles]:
-        """AUROC and average precision of resamples given as row counts; NaN where one side is empty."""
-        if not self.held:
-            nowhere = np.full(len(counts_BN), np.nan)
-            return nowhere, nowhere
-        sorted_BN = np.take(counts_BN, self.order, axis=1)
-        gained_BR = np.add.reduceat(counts_BN[:, self.positives], self.first_positive_R, axis=1).astype(np.float64)
-        sums_BC = np.add.reduceat(sorted_BN, self.cuts, axis=1)
-        sums_BC[:, self.empty] = 0
-        ahead = sorted_BN[:, : self.before].sum(1, keepdims=True)
-        run_ends_BR = (ahead + np.cumsum(sums_BC, axis=1))[:, ::2].astype(np.float64)
-        true_BR = np.cumsum(gained_BR, axis=1)
-        true_B = true_BR[:, -1]
-        false_B = counts_BN.sum(1) - true_B
-        false_in_BR = sums_BC[:, ::2] - gained_BR
-        false_above_BR = run_ends_BR - true_BR - 0.5 * false_in_BR
-        with np.errstate(invalid="ignore", divide="ignore"):
-            auroc = 1 - (gained_BR * false_above_BR).sum(1) / (true_B * false_B)
-            auprc = (gained_BR * true_BR / np.maximum(run_ends_BR, 1)).sum(1) / true_B
-        auroc[(true_B == 0) | (false_B == 0)] = np.nan
-        return auroc, auprc
-
-
-class _Judge:
-    """All metrics of weighted rows; built once for a set of rows."""
-
-    def __init__(self, labels: Codes, probabilities: Doubles, predictions: Codes) -> None:
-        self.classes = probabilities.shape[1]
-        judged = [1] if self.classes == 2 else range(self.classes)
-        self.rankings = [_Ranking(labels == one, np.ascontiguousarray(probabilities[:, one])) for one in judged]
-        cells_N = labels * self.classes + predictions
-        self.by_cell = np.argsort(cells_N, kind="stable")
-        self.cells, self.cell_starts = np.unique(cells_N[self.by_cell], return_index=True)
-
-    def metrics(self, counts_BN: Counts) -> Doubles:
-        """Return (B, 5) in the order of `METRICS`."""
-        areas = np.array([ranking.areas(counts_BN) for ranking in self.rankings])
-        auroc, auprc = _mean_known(areas[:, 0]), _mean_known(areas[:, 1])
-        by_cell_BN = np.take(counts_BN, self.by_cell, axis=1)
-        confusion = np.zeros((len(counts_BN), self.classes**2))
-        confusion[:, self.cells] = np.add.reduceat(by_cell_BN, self.cell_starts, axis=1)
-        mcc, f1, acc = _decided(confusion.reshape(-1, self.classes, self.classes))
-        return np.stack([auroc, auprc, mcc, f1, acc], axis=1)
-
-
-def _mean_known(values_MB: Doubles) -> Doubles:
-    """Mean over classes, leaving out those a resample does not hold; NaN where it holds none."""
-    known_MB = ~np.isnan(values_MB)
-    totals = np.where(known_MB, values_MB, 0).sum(0)
-    means: Doubles = np.divide(totals, known_MB.sum(0), out=np.full_like(totals, np.nan), where=known_MB.any(0))
-    return means
-
-
-def _decided(confusion_BMM: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-    """MCC (Gorodkin, 2004, for any number of classes), F1 and accuracy of confusion matrices [true, predicted]."""
-    total = confusion_BMM.sum((1, 2))
-    hits_BM = np.diagonal(confusion_BMM, axis1=1, axis2=2)
-    true_BM, predicted_BM = confusion_BMM.sum(2), confusion_BMM.sum(1)
-    hits = hits_BM.sum(1)
-    covariance = hits * total - (true_BM * predicted_BM).sum(1)
-    spread = (total**2 - (true_BM**2).sum(1)) * (total**2 - (predicted_BM**2).sum(1))
-    mcc = np.divide(covariance, np.sqrt(spread), out=np.zeros_like(total), where=spread > 0)
-    either_BM = true_BM + predicted_BM
-    f1_BM = np.divide(2 * hits_BM, either_BM, out=np.zeros_like(either_BM), where=either_BM > 0)
-    if f1_BM.shape[1] == 2:
-        f1 = f1_BM[:, 1]
-    else:
-        seen_BM = either_BM > 0
-        f1 = (f1_BM * seen_BM).sum(1) / seen_BM.sum(1)
-    return mcc, f1, hits / total
+    check_metric(target.kind, metric)
+    outputs = checked_outputs(target, outputs, quantiles)
+    if not np.isfinite(outputs).all():
+        return math.nan
+    if metric in OF_CUTS and target.kind != "multiclass":
+        column = DECIDED.index(metric)
+        return float(np.mean([decided(all_cuts(*one))[:, column].max() for one in problems(target, outputs)]))
+    (statistic,) = statistics_of(target, outputs, most_probable(target, outputs, quantiles), quantiles, {metric})
+    values: list[float] = statistic(once(len(target)))[0].tolist()
+    return values[statistic.names.index(metric)]
 
 
 def evaluate(
-    labels: Codes,
-    probabilities: Doubles,
-    predictions: Codes,
+    target: Target,
+    outputs: Doubles,
+    predictions: Predictions | None = None,
     *,
+    quantiles: tuple[float, ...] = (),
     resamples: int = RESAMPLES,
     groups: Codes | None = None,
     seed: int = 0,
+    intervals_of: Collection[str] | None = None,
 ) -> Evaluation:
-    """Judge predictions of N rows.
+    """Judge outputs and predictions of N rows by every metric of the target's kind.
 
     Parameters
     ----------
-    labels, predictions : (N,) class codes
-    probabilities : (N, classes)
-    resamples : bootstrap resamples for the intervals, 0 for none
-    groups : (N,) group codes; whole groups are drawn then, since their rows are not independent
-    seed : the same seed draws the same resamples for the same rows, so models can be compared pair by pair
+    outputs : (N, M) probabilities, (N, L) probabilities, (N, 1) values or (N, Q) quantiles.
+    predictions : (N,) class codes, (N, L) of 0 and 1, or (N,) values; None for `most_probable`.
+    quantiles : what the columns of the outputs are, of a quantity; () for a mean.
+    resamples : bootstrap resamples for the intervals, 0 for none.
+    groups : (N,) group codes, -1 for a row that is a group of its own; whole groups are drawn, since their rows are not
+        independent.
+    seed : the same seed draws the same resamples for the same rows, so models can be compared pair by pair.
+    intervals_of : the metrics that get an interval; None for all. Fewer take less time.
+
+    Raises
+    ------
+    HeadError : there are no rows, or the parts do not fit each other, or outputs are not finite.
     """
-    judge = _Judge(labels, probabilities, predictions)
-    point = Scores(*judge.metrics(np.ones((1, len(labels)), np.int32))[0].tolist())
-    classes = tuple(np.bincount(labels, minlength=probabilities.shape[1]).tolist())
-    if resamples == 0:
-        return Evaluation(point, None, len(labels), classes)
-    units = len(labels) if groups is None else int(_units(groups).max(initial=-1)) + 1
+    outputs = checked_outputs(target, outputs, quantiles)
+    if not np.isfinite(outputs).all():
+        raise HeadError(f"{int((~np.isfinite(outputs)).any(1).sum()):,} rows have outputs that are not finite numbers")
+    if predictions is None:
+        predictions = most_probable(target, outputs, quantiles)
+    predictions = checked_predictions(target, np.asarray(predictions))
+    names = METRICS_OF[target.kind] + tuple(map(pinball_name, quantiles))
+    wanted = names if intervals_of is None else tuple(intervals_of)
+    for metric in set(wanted) - set(names):
+        check_metric(target.kind, metric)
+
+    statistics = statistics_of(target, outputs, predictions, quantiles, names)
+    found = _by_name(statistics, evaluate_all(statistics, once(len(target))))
+    values = {name: float(found[name][0]) for name in names}
+    drawn, notes = _draw(
+        [one for one in statistics if set(one.names) & set(wanted)], len(target), resamples, groups, seed
+    )
+    intervals = {name: _interval(name, drawn, values) if name in wanted else None for name in names}
+    notes = [*_notes_on_rows(target), *notes, *_notes_on_resamples(drawn, values)]
+    if target.kind == "regression":
+        values |= {f"{name}_p": correlation_p(values[name], len(target)) for name in ("pearson", "spearman")}
+        return Evaluation(target.kind, values, intervals, len(target), (), None, {}, None, {}, tuple(notes))
+    return _of_classes(target, outputs, predictions, values, intervals, notes)
+
+
+def _draw(
+    statistics: Sequence[Statistic], rows: int, resamples: int, groups: Codes | None, seed: int
+) -> tuple[dict[str, Doubles], list[str]]:
+    """Return the metrics of all resamples by name, nothing where none can be drawn, and what is to be said of them."""
+    if resamples < 0:
+        raise HeadError(f"{resamples} bootstrap resamples: 0 (no intervals) or more can be drawn")
+    if groups is not None and groups.shape != (rows,):
+        raise HeadError(f"{rows} rows need one group each, and the groups have the shape {groups.shape}")
+    if not resamples or not statistics:
+        return {}, []
+    units = rows if groups is None else int(number_units(groups).max()) + 1
     if units < 2:
-        return Evaluation(point, None, len(labels), classes, ("has 1 group: it gets no intervals",))
+        return {}, [f"has 1 {'row' if groups is None else 'group'}: it gets no intervals"]
+    values_BS = [evaluate_all(statistics, counts_BN) for counts_BN in resample(rows, resamples, groups, seed)]
     few = groups is not None and units < FEW_GROUPS
-    notes = [f"has {units} groups: its intervals are rough"] if few else []
-    drawn = np.concatenate([judge.metrics(counts) for counts in resample(len(labels), resamples, groups, seed)])
-    dropped = int(np.isnan(drawn[:, 0]).sum())
-    if dropped:
-        notes.append(f"lacks a class in {dropped:,} of {resamples:,} resamples: its AUROC interval does without them")
-    intervals = [_interval(values) for values in drawn.T]
-    return Evaluation(point, Intervals(*intervals), len(labels), classes, tuple(notes))
+    return _by_name(statistics, np.concatenate(values_BS)), [f"has {units} groups: its intervals are rough"] * few
 
 
-def _interval(values: Doubles) -> Interval:
-    values = values[~np.isnan(values)]
-    if not len(values):
+def _interval(name: str, drawn: Mapping[str, Doubles], values: Mapping[str, float]) -> Interval:
+    if name not in drawn:
         return None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return distance_interval(drawn[name], values[name]) if name == "ece" else interval(drawn[name])
 
 
-def resample(rows: int, resamples: int, groups: Codes | None, seed: int) -> Iterator[Counts]:
-    """Yield bootstrap resamples as row counts (b, N), in batches; with groups, all rows of a drawn group count."""
-    rng = np.random.default_rng(seed)
-    unit = np.arange(rows) if groups is None else _units(groups)
-    units = int(unit.max()) + 1
-    batch = max(1, min(_BATCH, _BATCH_COUNTS // rows))
-    for start in range(0, resamples, batch):
-        counts = np.empty((min(batch, resamples - start), units), np.int32)
-        for one in counts:
-            one[:] = np.bincount(rng.integers(units, size=units), minlength=units)
-        yield counts if groups is None else counts[:, unit]
+def _of_classes(
+    target: Target,
+    outputs: Doubles,
+    predictions: Predictions,
+    values: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    notes: Sequence[str],
+) -> Evaluation:
+    """Add what is counted by class."""
+    matrices = np.stack([matrix(once(len(target)))[0] for matrix in confusions(target, predictions)]).astype(np.int64)
+    true, hit = matrices.sum(2), matrices.diagonal(axis1=1, axis2=2)
+    if target.kind == "binary":
+        ((positive_N, score_N),) = problems(target, outputs)
+        chosen = [(~positive_N, score_N), (positive_N, score_N)]
+        class_rows, detected = true[0], matrices[0, :, 1]
+    else:
+        chosen = problems(target, outputs)
+        class_rows, detected = (true[0], hit[0]) if target.has_classes else (true[:, 1], hit[:, 1])
+    names = [str(name) for name in target.names]
+    rates = [
+        part / rows if rows else math.nan for part, rows in zip(detected.tolist(), class_rows.tolist(), strict=True)
+    ]
+    scores = [float(score_N[flags_N].mean()) if flags_N.any() else math.nan for flags_N, score_N in chosen]
+    return Evaluation(
+        target.kind,
+        values,
+        intervals,
+        len(target),
+        tuple(class_rows.tolist()),
+        tuple(tuple(row) for row in (matrices[0] if target.has_classes else matrices.reshape(-1, 4)).tolist()),
+        dict(zip(names, scores, strict=True)),
+        None if target.kind == "multiclass" else float(matrices[:, :, 1].sum() / matrices.sum()),
+        dict(zip(names, rates, strict=True)),
+        tuple(notes),
+    )
 
 
-def _units(groups: Codes) -> Codes:
-    """Number the groups from 0; a row without a group is a unit of its own."""
-    groups = groups.copy()
-    lone = np.flatnonzero(groups == MISSING)
-    groups[lone] = groups.max(initial=0) + 1 + np.arange(len(lone))
-    return np.unique(groups, return_inverse=True)[1]
+def _by_name(statistics: Sequence[Statistic], values_BS: Doubles) -> dict[str, Doubles]:
+    names = [name for statistic in statistics for name in statistic.names]
+    return dict(zip(names, values_BS.T, strict=True))
+
+
+def _notes_on_rows(target: Target) -> list[str]:
+    """Say what the rows do not allow, and what they are few for."""
+    values, rows = target.values, len(target)
+    if target.kind == "regression":
+        notes = [f"has few rows ({rows}): its metrics are rough"] if rows < FEW_ROWS else []
+        if values.min() == values.max():
+            notes.append("has one true value only: correlations and R2 are not defined")
+        return notes
+    if target.kind == "multilabel":
+        having = values.sum(0)
+        counts, lacks, few = (
+            np.minimum(having, rows - having),
+            "one value only of label",
+            "few rows with or without label",
+        )
+    else:
+        counts, lacks, few = np.bincount(values, minlength=len(target.names)), "no rows of class", "few rows of class"
+    counted = list(zip(map(str, target.names), counts.tolist(), strict=True))
+    missing = ", ".join(name for name, count in counted if not count)
+    rare = ", ".join(f"{name} ({count})" for name, count in counted if 0 < count < FEW_ROWS)
+    left_out = "AUROC and AUPRC are not defined" if target.kind == "binary" else "mean AUROC and AUPRC do without"
+    notes = [f"has {lacks} {missing}: {left_out}"] if missing else []
+    return [*notes, f"has {few} {rare}: its metrics are rough"] if rare else notes
+
+
+def _notes_on_resamples(drawn: Mapping[str, Doubles], values: Mapping[str, float]) -> list[str]:
+    """Say how many resamples have no AUROC or correlation where the rows have, and whether the ECE is mostly chance."""
+    notes = []
+    if "ece" in drawn and mostly_chance(drawn["ece"], values["ece"]):
+        notes.append("has a calibration error that is not told from chance")
+    for name, shown, lacks in (("auroc", "AUROC", "a class"), ("pearson", "Pearson", "a second value")):
+        missing = int(np.isnan(drawn[name]).sum()) if name in drawn else 0
+        if missing and not math.isnan(values[name]):
+            share = f"{missing:,} of {len(drawn[name]):,}"
+            notes.append(f"lacks {lacks} in {share} resamples: its {shown} interval does without them")
+    return notes

@@ -1,24 +1,29 @@
 """What a logistic regression minimises: values, slopes and curvatures of many heads in one pass over the rows.
 
 Objective of one head (scikit-learn's parametrisation, on standardised features, intercept b not penalised), with
-C the inverse strength and s_i the weight of the class of row i::
+C the inverse strength and s_i the weight of row i, its own times that of its class::
 
     f(w, b) = |w|^2 / 2C + sum_i s_i log(1 + exp(-y_i z_i)),   z = Xw + b,  y = -1 | +1        two classes
     f(W, b) = |W|^2 / 2C - sum_i s_i log softmax(z_i)[class of i],  z = XW + b                   more classes
 
-Axes: N rows, n rows of a block, D features, e = D + 1 with the intercept, K heads, k of them open, c classes, M outputs
-of a head (1 for two classes, else one per class), C = k M columns, P = M e parameters of a head.
+A pass is a sweep of the compiled kernel (`heads.sweep`), or, on a GPU and where there is no compiler, products by torch.
+
+Axes: N rows, n rows of a block, D features, e = D + 1 with the intercept, L labels with class codes of their own, K heads,
+k of them open, c classes, M outputs of a head (1 for two classes, else one per class), C = k M columns, P = M e
+parameters of a head.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from heads.features import Design
+from heads.kernel import Kernel, NoKernel, find_kernel
 from heads.moments import Basis
+from heads.sweep import Columns, Sums, sweep
+from heads.target import Codes, Doubles
 
 COLUMNS = 16
 """Matrix products are padded to a multiple of this width: other widths can be ten times slower."""
@@ -30,24 +35,41 @@ class Objective:
     Along the features these are the eigenvectors of the correlation matrix; along the outputs those of the covariance
     diag(p) - pp' of the classes at the base rates. One of these, the shift of all outputs alike, has no curvature but
     the penalty's: without them it would be taken for one that has, and the fit would stop too early.
+
+    Parameters
+    ----------
+    codes_NL : class codes, a column for each label
+    labels_K : the label that each head learns
+    row_weights_N : how much each row counts, beside its class
+    kernel : None: the one of this machine, where it can serve
     """
 
     def __init__(
         self,
         design: Design,
-        codes: npt.NDArray[np.int64],
-        strengths: npt.NDArray[np.float64],
-        class_weights: npt.NDArray[np.float64],
+        codes_NL: Codes,
+        strengths_K: Doubles,
+        class_weights_Kc: Doubles,
         basis: Basis,
+        *,
+        labels_K: Codes,
+        row_weights_N: Doubles,
+        kernel: Kernel | NoKernel | None = None,
     ) -> None:
         self.design = design
         self.basis = basis
-        self.codes_N = torch.from_numpy(codes).to(design.device)
-        self.strengths_K = torch.from_numpy(strengths).to(design.device)
-        self.class_weights_Kc = torch.from_numpy(class_weights).to(design.device)
-        classes = class_weights.shape[1]
+        serves = design.device.type == "cpu" and design.source.dtype.kind == "f"
+        self.kernel = kernel or (find_kernel() if serves else NoKernel("it is for floating-point rows on a CPU"))
+        self.codes_NL = torch.from_numpy(codes_NL.astype(np.int32)).contiguous().to(design.device)
+        self.labels_K = torch.from_numpy(labels_K).to(design.device)
+        self.strengths_K = torch.from_numpy(strengths_K).to(design.device)
+        self.class_weights_Kc = torch.from_numpy(class_weights_Kc).to(design.device)
+        weights_N = torch.from_numpy(row_weights_N)
+        self._row_weights_N = {real: weights_N.to(design.device, real) for real in (torch.float32, torch.float64)}
+        classes = class_weights_Kc.shape[1]
         self.outputs = 1 if classes == 2 else classes
-        mass_Kc = self.class_weights_Kc * torch.bincount(self.codes_N, minlength=classes)
+        rows_Lc = [np.bincount(column, weights=row_weights_N, minlength=classes) for column in codes_NL.T]
+        mass_Kc = self.class_weights_Kc * torch.from_numpy(np.array(rows_Lc)).to(design.device)[self.labels_K]
         self.rates_Kc = mass_Kc / mass_Kc.sum(1, keepdim=True)
         if self.outputs == 1:
             self.axes_KMM = torch.ones_like(self.strengths_K)[:, None, None]
@@ -84,52 +106,75 @@ class Objective:
         self, points_kP: torch.Tensor, heads_k: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One pass over the rows with products in `dtype` and sums in float64: values, slopes, inverse curvature."""
-        heads = len(heads_k)
-        columns = heads * self.outputs
-        padding = -columns % COLUMNS
         weights_kMD, intercepts_kM = self.parameters(points_kP, heads_k)
-        weights_DC = functional.pad(weights_kMD.flatten(0, 1), (0, 0, 0, padding)).T.to(dtype).contiguous()
-        intercepts_C = functional.pad(intercepts_kM.flatten(), (0, padding)).to(dtype)
         axes_kMM = self.axes_KMM[heads_k]
-        weight_of_ck = self.class_weights_Kc[heads_k].T.to(dtype).contiguous()
-
-        values_k = torch.zeros_like(self.strengths_K[heads_k])
-        slopes_CD = torch.zeros_like(weights_kMD.flatten(0, 1))
-        intercept_slopes_C = torch.zeros_like(slopes_CD[:, 0])
-        curvature_C = torch.zeros_like(intercept_slopes_C)
-        for block in self.design.blocks():
-            values_nD = block.values_nD.to(dtype)
-            codes_n = self.codes_N[block.start : block.stop]
-            scores_nC = torch.addmm(intercepts_C, values_nD, weights_DC)[:, :columns]
-            loss = _two_class_loss if self.outputs == 1 else _softmax_loss
-            losses_nk, residuals_nC, curvatures_nC = loss(scores_nC, codes_n, weight_of_ck[codes_n], axes_kMM.to(dtype))
-            values_k += losses_nk.sum(0, dtype=torch.float64)
-            curvature_C += curvatures_nC.sum(0, dtype=torch.float64)
-            intercept_slopes_C += residuals_nC.sum(0, dtype=torch.float64)
-            slopes_CD += (functional.pad(residuals_nC, (0, padding)).T @ values_nD)[:columns]
+        columns = Columns(
+            weights_kMD.flatten(0, 1).to(dtype),
+            intercepts_kM.flatten().to(dtype),
+            self.class_weights_Kc[heads_k].to(dtype),
+            self.labels_K[heads_k],
+            axes_kMM.to(dtype),
+        )
+        row_weights_N = self._row_weights_N[dtype]
+        if isinstance(self.kernel, Kernel):
+            sums = sweep(self.kernel, self.design, self.codes_NL, row_weights_N, columns)
+        else:
+            sums = _products(self.design, self.codes_NL, row_weights_N, columns)
 
         inverse_k = 1 / self.strengths_K[heads_k]
-        values_k += 0.5 * inverse_k * weights_kMD.square().sum((1, 2))
-        slopes_kMD = self.basis.from_features(slopes_CD + (inverse_k[:, None, None] * weights_kMD).flatten(0, 1))
-        slopes_kMe = torch.cat([slopes_kMD, intercept_slopes_C[:, None]], dim=1).view(heads, self.outputs, -1)
-        diagonal_kP = self._inverse_diagonal(curvature_C.view(heads, self.outputs, 1), inverse_k)
+        values_k = sums.losses_k + 0.5 * inverse_k * weights_kMD.square().sum((1, 2))
+        penalty_slopes_kMD = inverse_k[:, None, None] * weights_kMD
+        slopes_CD = self.basis.from_features(sums.slopes_CD + penalty_slopes_kMD.flatten(0, 1))
+        slopes_Ce = torch.cat([slopes_CD, sums.intercept_slopes_C[:, None]], dim=1)
+        slopes_kMe = slopes_Ce.view(len(heads_k), self.outputs, -1)
+        diagonal_kP = self._inverse_diagonal(sums.curvatures_C.view(len(heads_k), self.outputs, 1), inverse_k)
         return values_k, (axes_kMM.mT @ slopes_kMe).flatten(1), diagonal_kP
 
 
+def _products(design: Design, codes_NL: torch.Tensor, row_weights_N: torch.Tensor, columns: Columns) -> Sums:
+    """What `heads.sweep.sweep` sums, by matrix products of blocks of rows."""
+    dtype, device = columns.weights_CD.dtype, design.device
+    width, dim = columns.weights_CD.shape
+    heads = len(columns.labels_k)
+    padding = -width % COLUMNS
+    weights_DC = functional.pad(columns.weights_CD, (0, 0, 0, padding)).T.contiguous()
+    intercepts_C = functional.pad(columns.intercepts_C, (0, padding))
+    every_k = torch.arange(heads, device=device)
+
+    sizes = ((heads,), (width, dim), (width,), (width,))
+    losses_k, slopes_CD, intercept_slopes_C, curvatures_C = (
+        torch.zeros(size, dtype=torch.float64, device=device) for size in sizes
+    )
+    for block in design.blocks():
+        values_nD = block.values_nD.to(dtype)
+        codes_nk = codes_NL[block.start : block.stop].long()[:, columns.labels_k]
+        weights_nk = columns.class_weights_kc[every_k, codes_nk] * row_weights_N[block.start : block.stop, None]
+        scores_nC = torch.addmm(intercepts_C, values_nD, weights_DC)[:, :width]
+        if width == heads:
+            losses_nk, residuals_nC, curvatures_nC = _two_class_loss(scores_nC, codes_nk, weights_nk)
+        else:
+            losses_nk, residuals_nC, curvatures_nC = _softmax_loss(scores_nC, codes_nk, weights_nk, columns.axes_kMM)
+        losses_k += losses_nk.sum(0, dtype=torch.float64)
+        curvatures_C += curvatures_nC.sum(0, dtype=torch.float64)
+        intercept_slopes_C += residuals_nC.sum(0, dtype=torch.float64)
+        slopes_CD += (functional.pad(residuals_nC, (0, padding)).T @ values_nD)[:width]
+    return Sums(losses_k, slopes_CD, intercept_slopes_C, curvatures_C)
+
+
 def _two_class_loss(
-    scores_nk: torch.Tensor, codes_n: torch.Tensor, weights_nk: torch.Tensor, _: torch.Tensor
+    scores_nk: torch.Tensor, codes_nk: torch.Tensor, weights_nk: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weighted losses, first and second derivatives by the score, all (n, k); exact for scores of any size."""
-    sign_n1 = (1 - 2 * codes_n).to(scores_nk.dtype)[:, None]
-    wrong_nk = scores_nk * sign_n1
+    sign_nk = (1 - 2 * codes_nk).to(scores_nk.dtype)
+    wrong_nk = scores_nk * sign_nk
     losses_nk = functional.softplus(wrong_nk, threshold=40) * weights_nk
     error_nk = torch.sigmoid(wrong_nk)
     residuals_nk = error_nk * weights_nk
-    return losses_nk, residuals_nk * sign_n1, error_nk.sub_(1).neg_().mul_(residuals_nk)
+    return losses_nk, residuals_nk * sign_nk, error_nk.sub_(1).neg_().mul_(residuals_nk)
 
 
 def _softmax_loss(
-    scores_nC: torch.Tensor, codes_n: torch.Tensor, weights_nk: torch.Tensor, axes_kMM: torch.Tensor
+    scores_nC: torch.Tensor, codes_nk: torch.Tensor, weights_nk: torch.Tensor, axes_kMM: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weighted losses (n, k), first derivatives by the scores and second ones along the axes (n, k M).
 
@@ -137,16 +182,16 @@ def _softmax_loss(
     where the own class is all but certain; 1 - p would lose them.
     """
     scores_nkM = scores_nC.reshape(*weights_nk.shape, -1)
-    own_n1M = functional.one_hot(codes_n, scores_nkM.shape[2]).bool()[:, None]
-    others_nk1 = scores_nkM.masked_fill(own_n1M, -torch.inf).logsumexp(2, keepdim=True)
-    own_nk1 = scores_nkM.masked_fill(~own_n1M, 0).sum(2, keepdim=True)
+    own_nkM = functional.one_hot(codes_nk, scores_nkM.shape[2]).bool()
+    others_nk1 = scores_nkM.masked_fill(own_nkM, -torch.inf).logsumexp(2, keepdim=True)
+    own_nk1 = scores_nkM.masked_fill(~own_nkM, 0).sum(2, keepdim=True)
     wrong_nk1 = others_nk1 - own_nk1
     losses_nk = functional.softplus(wrong_nk1[..., 0], threshold=40) * weights_nk
-    share_nkM = (scores_nkM - others_nk1).masked_fill(own_n1M, 0).exp()
-    error_nkM = torch.where(own_n1M, 1, share_nkM) * torch.sigmoid(wrong_nk1)  # 1 - p of the own class, p of the others
+    share_nkM = (scores_nkM - others_nk1).masked_fill(own_nkM, 0).exp()
+    error_nkM = torch.where(own_nkM, 1, share_nkM) * torch.sigmoid(wrong_nk1)  # 1 - p of the own class, p of the others
     weighted_nkM = error_nkM * weights_nk[..., None]
-    residuals_nkM = torch.where(own_n1M, -weighted_nkM, weighted_nkM)
-    rates_knM = torch.where(own_n1M, 1 - error_nkM, error_nkM).transpose(0, 1)
+    residuals_nkM = torch.where(own_nkM, -weighted_nkM, weighted_nkM)
+    rates_knM = torch.where(own_nkM, 1 - error_nkM, error_nkM).transpose(0, 1)
     # u' (diag(p) - pp') u of each row, for each axis u
     curvature_knM = (rates_knM @ axes_kMM.square() - (rates_knM @ axes_kMM).square()).clamp_(min=0)
     curvature_nkM = curvature_knM.transpose(0, 1) * weights_nk[..., None]

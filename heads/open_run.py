@@ -1,4 +1,4 @@
-"""A finished run, read back: its head, the columns it was trained on, and which rows trained, tuned and judged it."""
+"""A finished run, read back: its heads, the columns they were trained on, and which rows trained, tuned and judged them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from embedcache.errors import HeadError
-from heads.features import Rows
-from heads.head import Head, HeadCard, load_head
+from heads import saved
+from heads.features import Rows, RowSource
+from heads.rearrangement import rearrange
 from heads.runs import MANIFEST, MODEL, PREDICTIONS
+from heads.saved import HeadCard, SavedHead
+from heads.target import Doubles
 from heads.task import GROUP, NONE, SPLIT, Columns
 
 _ROWS = pa.schema({"row": pa.int64(), "id": pa.string(), "split": pa.string(), "digest": pa.binary(16)})
@@ -26,17 +30,33 @@ class Run:
     """A finished run."""
 
     path: Path
-    head: Head
-    card: HeadCard
+    heads: tuple[SavedHead, ...]
+    """One, or one of each fold, whose outputs are averaged."""
     columns: Columns
     """The columns of the training."""
     rows_digest: str
     """Of the store of the training (see `heads.runs.rows_digest`)."""
 
     @property
+    def card(self) -> HeadCard:
+        """What the heads expect and give, the same for all."""
+        return self.heads[0].card
+
+    @property
+    def first(self) -> SavedHead:
+        """The head, or that of the first fold; decisions and profile are the same for all."""
+        return self.heads[0]
+
+    def outputs(self, source: RowSource, rows: Rows, device: torch.device | str) -> Doubles:
+        """Outputs (n, outputs) of rows of features as they are stored, the mean of all heads."""
+        mean = np.mean([head.outputs(source, rows, device) for head in self.heads], axis=0)
+        return rearrange(mean) if len(self.first.head.quantiles) > 1 else mean
+
+    @property
     def split_column(self) -> str:
-        """Column that names the split of each row of a store."""
-        return SPLIT if self.columns.split in (None, NONE) else str(self.columns.split)
+        """Column that names the split of each row of a store; a plan names none."""
+        split = self.columns.split
+        return SPLIT if split in (None, NONE) or ":" in str(split) else str(split)
 
     @property
     def group_column(self) -> str | None:
@@ -62,8 +82,8 @@ class Run:
         return np.asarray(rows, np.int64)
 
     def seen(self, ids: pa.ChunkedArray, digests: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which records, given by id and sequence digest, trained or tuned the head."""
-        used = self.rows.filter(pc.is_in(self.rows["split"], pa.array(["train", "val"])))
+        """Which records, given by id and sequence digest, trained or tuned the head; of folds all that took part."""
+        used = self.rows.filter(pc.not_equal(self.rows["split"], "test"))
         known = pc.is_in(_keys(ids, digests), _keys(used["id"], used["digest"]))
         return np.asarray(known.to_numpy(), np.bool_)
 
@@ -84,5 +104,10 @@ def open_run(path: Path) -> Run:
             raise TypeError("a field of the manifest has the wrong type")
     except (OSError, ValueError, KeyError, TypeError):
         raise HeadError(f"{path} is not a run directory: {MANIFEST} is missing or damaged") from None
-    head, card = load_head(path / MODEL)
-    return Run(path, head, card, columns, digest)
+    folders = sorted(file.parent for file in (path / MODEL).glob(f"*/{saved.CARD}")) or [path / MODEL]
+    if (path / MODEL / saved.CARD).exists():
+        folders = [path / MODEL]
+    heads = tuple(saved.load(folder) for folder in folders)
+    if any(head.card != heads[0].card for head in heads):
+        raise HeadError(f"{path / MODEL} is damaged: the heads of its folds do not fit each other")
+    return Run(path, heads, columns, digest)

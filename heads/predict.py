@@ -1,26 +1,31 @@
-"""A saved head on a store: predict every row, or evaluate the rows that have labels."""
+"""A saved head at work: on every row of a store, or straight from sequences."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from embedcache.errors import HeadError
+from embedcache.records import ID, Source
 from embedcache.store import Store
-from heads import runs
-from heads.decisions import decide
-from heads.features import open_features, pick_device
-from heads.labels import MISSING, Codes, as_classes, encode
+from heads import predictions, runs
+from heads.decisions import Decided
+from heads.features import Rows, RowSource, open_features, pick_device
 from heads.open_run import Run, open_run
-from heads.results import Judging, PartResult, judge_rows
-from heads.splits import NAMES, part_codes, unknown_names
-from heads.task import label_column
-from heads.train import Say
+from heads.profile import Arrivals, facts_of_sequences
+from heads.sequences import RawFeatures
+from heads.task import names_of, read_strata
+
+Say = Callable[[str], None]
+BLOCK_ROWS = 65_536
+"""Rows of a store that are scored before they are written."""
 
 
 def open_matching(run_path: Path, features: Path) -> tuple[Run, Store]:
@@ -28,139 +33,133 @@ def open_matching(run_path: Path, features: Path) -> tuple[Run, Store]:
     run, store = open_run(run_path), open_features(features)
     if (run.card.fingerprint, run.card.dim) != (store.fingerprint, store.dim):
         raise HeadError(
-            f"{run_path} was trained on {run.card.dim} features of {run.card.encoder} (fingerprint "
+            f"{run_path} was trained on {run.card.dim} features of {run.card.encoder.get('name')} (fingerprint "
             f"{run.card.fingerprint}), {features} holds {store.dim} of {store.attrs['encoder']['name']} (fingerprint "
             f"{store.fingerprint}): extract the sequences with the same encoder, layers and poolings"
         )
     return run, store
 
 
-def predict(run_path: Path, features: Path, output: Path, say: Say, *, device: str = "auto") -> None:
-    """Score every row of a store and write row, id, y_prob (or one per class) and y_pred as parquet."""
-    run, store = open_matching(run_path, features)
-    if output.is_dir() or not output.parent.is_dir():
-        raise HeadError(f"-o {output}: name a file in a folder that exists")
-    rows = np.setdiff1d(np.arange(len(store)), store.quarantined)
-    probabilities = run.head.probabilities(store, rows, pick_device(device))
-    table = {
-        "row": pa.array(rows),
-        "id": store.column("id").take(pa.array(rows)),
-        **runs.probability_columns(probabilities, run.card.classes),
-        "y_pred": pa.array(run.card.classes).take(pa.array(decide(probabilities, run.card.threshold))),
-    }
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+def strata_of(run: Run, store: Store) -> tuple[list[str] | None, tuple[str, ...]]:
+    """The stratum of each row of a store where the head decides by stratum, and what is to be said of that."""
+    text = run.card.strata
+    decisions = run.first.decisions
+    if text is None or decisions.thresholds is None or not decisions.thresholds.strata:
+        return None, ()
     try:
-        pq.write_table(pa.table(table), partial, compression="zstd")
-        partial.replace(output)
-    except OSError as error:
-        raise HeadError(f"{output} cannot be written: {runs.reason(error)}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        return names_of(read_strata(store, text)), ()
+    except HeadError as error:
+        return None, (f"the thresholds are by '{text}', and the overall one serves every row: {error}",)
+
+
+def departure(run: Run, store: Store, rows: Rows, *, strict: bool) -> tuple[str, ...]:
+    """How far rows of a store depart from those that trained the head, in sentences.
+
+    Raises HeadError where they are far and `strict` is given.
+    """
+    if run.first.profile is None or not len(rows):
+        return ()
+    found = run.first.profile.departure_of(store, rows)
+    if strict:
+        found.refuse()
+    return tuple(f"WARNING: {line}" if found.far else line for line in found.sentences())
+
+
+def predict(
+    run_path: Path, features: Path, output: Path, say: Say, *, strict: bool = False, device: str = "auto"
+) -> None:
+    """Score every row of a store and write row, id and what was said of each as parquet (see `heads.predictions`)."""
+    run, store = open_matching(run_path, features)
+    rows = np.setdiff1d(np.arange(len(store)), store.quarantined)
+    strata, notes = strata_of(run, store)
+    for line in (*notes, *departure(run, store, rows, strict=strict)):
+        say(f"  {line}")
+    ids, chosen = store.column("id"), pick_device(device)
+    with _writer(output) as write:
+        for start in range(0, max(len(rows), 1), BLOCK_ROWS):
+            part = rows[start : start + BLOCK_ROWS]
+            names = None if strata is None else [strata[row] for row in part.tolist()]
+            decided, columns = _score(run, store, part, names, chosen)
+            write(pa.table({"row": pa.array(part), "id": ids.take(pa.array(part)), **columns}))
+            for note in decided.notes if not start else ():
+                say(f"  {note}")
     left = f"; {len(store.quarantined):,} rows set aside at extraction are not in it" if len(store.quarantined) else ""
     say(f"{len(rows):,} predictions in {output}{left}")
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """A saved head on a store: which rows, and their metrics."""
-
-    what: str
-    result: PartResult
-    threshold: float | None
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """The metrics by name, and what they were measured on."""
-        return {
-            "rows_of": self.what,
-            "threshold": self.threshold,
-            **self.result.to_json(),
-            "notes": list(self.notes),
-        }
+def _score(
+    run: Run, source: RowSource, rows: Rows, strata: list[str] | None, device: torch.device
+) -> tuple[Decided, dict[str, pa.Array]]:
+    decided = run.first.decide(run.outputs(source, rows, device), strata)
+    return decided, predictions.said(run.card.target, run.card.names, decided, run.first.head.quantiles)
 
 
-def evaluate_run(
+def predict_sequences(
     run_path: Path,
-    features: Path,
+    source: Source,
+    output: Path,
+    say: Say,
     *,
-    label: str | None = None,
-    split: str | None = None,
-    judging: Judging,
+    model: str | None = None,
+    strict: bool = False,
     device: str = "auto",
-) -> Evaluated:
-    """Judge a saved head on a store: on the rows of `split`, else on the test rows of its own store, else on all.
+    any_alphabet: bool = False,
+    trust_remote_code: bool = False,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Encode the sequences of an input with the head's own encoder and score them, window by window, without a store.
 
-    Rows of another store that trained or tuned the head, such as those of a store that has grown since, are left out.
+    Raises HeadError where the encoder that can be loaded is another one than the head was trained on.
     """
-    run, store = open_matching(run_path, features)
-    labels = _labels_of(run, store, label)
-    chosen, what, notes = _chosen_rows(run, store, split)
-    rows = np.setdiff1d(chosen, store.quarantined)
-    if len(rows) < len(chosen):
-        notes.append(f"{len(chosen) - len(rows):,} rows set aside at extraction are left out")
-    unlabelled = int((labels[rows] == MISSING).sum())
-    if unlabelled:
-        notes.append(f"{unlabelled:,} rows without a label are left out")
-        rows = rows[labels[rows] != MISSING]
-    counts = np.bincount(labels[rows], minlength=len(run.card.classes))
-    if (counts > 0).sum() < 2:
-        held = ", ".join(f"{name}: {n:,}" for name, n in zip(run.card.classes, counts, strict=True))
-        why = "; ".join(["there is nothing to evaluate", *notes])
-        raise HeadError(f"{what} of {features} hold fewer than two classes ({held}): {why}")
-    probabilities = run.head.probabilities(store, rows, pick_device(device))
-    group = run.group_column
-    groups = encode(store.column(group), group).codes[rows] if group in store.column_names else None
-    result = judge_rows(labels[rows], probabilities, run.card.threshold, judging, groups)
-    notes += [f"this set of rows {note}" for note in result.evaluation.notes]
-    return Evaluated(what, result, run.card.threshold, tuple(notes))
+    run = open_run(run_path)
+    raw = RawFeatures.load(
+        run.card.encoder, run.card.fingerprint, model=model, device=device, trust_remote_code=trust_remote_code
+    )
+    arrivals = None if run.first.profile is None else Arrivals(run.first.profile)
+    chosen, first, left = pick_device(device), 0, 0
+    with _writer(output) as write:
+        for window in raw.windows(source, any_alphabet=any_alphabet):
+            records = window.records.filter(pa.array(window.encoded))
+            rows = np.arange(len(window.features))
+            if arrivals is not None and len(rows):
+                facts = facts_of_sequences(records.column("sequence"), str(run.card.encoder.get("alphabet")))
+                arrivals.add(torch.from_numpy(window.features.array).float(), facts)
+            _, columns = _score(run, window.features, rows, None, chosen)
+            numbers = first + np.flatnonzero(window.encoded)
+            write(pa.table({"row": pa.array(numbers), "id": records.column(ID), **columns}))
+            first += len(window.encoded)
+            left += int((~window.encoded).sum())
+            progress(first)
+        if arrivals is not None and first > left:
+            found = arrivals.departure()
+            if strict:
+                found.refuse()
+            for line in found.sentences():
+                say(f"  {'WARNING: ' if found.far else ''}{line}")
+    missing = f"; {left:,} records have no embedding and are not in it" if left else ""
+    say(f"{first - left:,} predictions in {output}{missing}")
 
 
-def _chosen_rows(run: Run, store: Store, split: str | None) -> tuple[Codes, str, list[str]]:
-    """Rows to judge, what they are, and what is left out of them."""
-    if run.rows_digest == runs.rows_digest(store):
-        part = split or "test"
-        return run.rows_of(part, len(store)), f"{part} rows of the training", []
-    rows, what = _rows_of_split(run, store, split)
-    table = store.read_rows(["id", "digest"])
-    seen = run.seen(table["id"], table["digest"])[rows]
-    notes = [f"{seen.sum():,} rows that trained or tuned the head are left out"] if seen.any() else []
-    return rows[~seen], what, notes
+@contextmanager
+def _writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """Write tables to a parquet file that is there only once it is whole; raises HeadError where it cannot be written."""
+    if output.is_dir() or not output.parent.is_dir():
+        raise HeadError(f"-o {output}: name a file in a folder that exists")
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    writer: pq.ParquetWriter | None = None
 
+    def write(table: pa.Table) -> None:
+        nonlocal writer
+        if writer is None:
+            writer = pq.ParquetWriter(partial, table.schema, compression="zstd")
+        writer.write_table(table)
 
-def _rows_of_split(run: Run, store: Store, split: str | None) -> tuple[Codes, str]:
-    if split is None:
-        return np.arange(len(store)), "all rows"
-    name = run.split_column
-    if name not in store.column_names:
-        raise HeadError(f"--split {split}: {store.path} has no '{name}' column, which named the splits of the training")
-    column = encode(store.column(name), name)
-    rows = np.flatnonzero(part_codes(column) == NAMES.index(split))
-    if not len(rows):
-        unknown = unknown_names(column) or f"it holds {', '.join(map(str, column.values))}"
-        raise HeadError(f"--split {split}: column '{name}' of {store.path} names no such rows; {unknown}")
-    return rows, f"{split} rows"
-
-
-def _labels_of(run: Run, store: Store, given: str | None) -> Codes:
-    """Labels of a store as class codes of a saved head; classes are matched by name."""
-    if given is None and run.card.label in store.column_names:
-        given = run.card.label
-    name = label_column(store, given)
-    labels = encode(as_classes(store.column(name), name), name)
-    known = {str(value): code for code, value in enumerate(run.card.classes)}
-    unknown = [value for value in labels.values if str(value) not in known]
-    if unknown:
-        raise HeadError(
-            f"label column '{name}' of {store.path} has the class {unknown[0]!r}, which the head does not know; "
-            f"its classes are {', '.join(known)}"
-        )
-    table = np.array([known[str(value)] for value in labels.values] + [MISSING])
-    return np.asarray(table[labels.codes], np.int64)
-
-
-def write_evaluation(path: Path, judged: Evaluated) -> None:
-    """Write the metrics as JSON; raises HeadError where the file cannot be written."""
     try:
-        runs.write_json(path, judged.to_json())
+        yield write
+        if writer is not None:
+            writer.close()
+            partial.replace(output)
     except OSError as error:
-        raise HeadError(f"-o {path} cannot be written: {runs.reason(error)}") from None
+        raise HeadError(f"{output} cannot be written: {runs.reason(error)}") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,12 +1,16 @@
 """The run directory: what one training leaves behind, written beside its place and renamed when it is whole.
 
 config.yaml               every option as it was resolved
-run_manifest.json         who ran what, where, when, with which versions, on which store
-metrics.json              metrics of every split, with intervals; baselines; the grid as `history`
-predictions.parquet       row, id, split, y_true, y_prob (or one y_prob_CLASS each), y_pred, digest of the sequence
+run_manifest.json         who ran what, where, when, with which versions, on which store and which split
+metrics.json              metrics of every split, with intervals; baselines; epochs or the grid as `history`
+predictions.parquet       row, id, split, what is true and what was said (`heads.predictions`), digest of the sequence
 predictions_val_test.npz  val_y_true, val_y_prob, test_y_true, test_y_prob
-history.csv               the whole grid
+history.csv               every epoch of every trial, or, where there are no epochs, every trial
+grid.csv                  every trial, where there are epochs
+breakdown.csv             the head's metrics by stratum and by group
+split_certificate.json    what was looked for between train and the rows that judge, and what was found
 model/                    the head (see `heads.head`)
+README.md                 the model card
 plots/, report.html
 """
 
@@ -37,16 +41,15 @@ import yaml
 from safetensors import SafetensorError
 
 from embedcache.errors import HeadError
-from heads.head import ClassName
-from heads.labels import Codes
-from heads.logistic import Doubles
-from heads.splits import NAMES, TEST, VAL
-from heads.task import Task
+from heads import predictions
+from heads.features import Rows
+from heads.target import Target
 
 if TYPE_CHECKING:
     from embedcache.store import Store
 
 MANIFEST, METRICS, CONFIG, HISTORY = "run_manifest.json", "metrics.json", "config.yaml", "history.csv"
+GRID, BREAKDOWN, CERTIFICATE = "grid.csv", "breakdown.csv", "split_certificate.json"
 PREDICTIONS, ARRAYS, MODEL, PLOTS, REPORT = (
     "predictions.parquet",
     "predictions_val_test.npz",
@@ -54,7 +57,10 @@ PREDICTIONS, ARRAYS, MODEL, PLOTS, REPORT = (
     "plots",
     "report.html",
 )
-PACKAGES = ("embedcache", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "zarr", "safetensors", "matplotlib")
+PACKAGES = (
+    "embedcache", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "faiss-cpu", "pyarrow", "zarr", "safetensors",
+    "matplotlib",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,19 @@ class Manifest:
     store_fingerprint: str
     store_rows_digest: str
     encoder: Mapping[str, Any]
+    split_certificate: str
+    """Hash of the split and of what was found in it."""
 
 
 def make_manifest(
-    store: Store, *, command: str, args: Mapping[str, Any], outdir: Path, device: str, started: datetime
+    store: Store,
+    *,
+    command: str,
+    args: Mapping[str, Any],
+    outdir: Path,
+    device: str,
+    started: datetime,
+    certificate: str,
 ) -> Manifest:
     """Fill in a manifest for a run that ends now; times are UTC."""
     encoder = dict(store.attrs["encoder"])
@@ -105,6 +120,7 @@ def make_manifest(
         store_fingerprint=store.fingerprint,
         store_rows_digest=rows_digest(store),
         encoder=encoder,
+        split_certificate=certificate,
     )
 
 
@@ -218,43 +234,43 @@ def write_config(path: Path, options: Mapping[str, Any]) -> None:
     path.write_text(yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))
 
 
-def write_history(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
-    """Write the grid, one line per head."""
+def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write flat records as CSV, one line each; fields that a record lacks stay empty."""
+    fields = list(dict.fromkeys(field for record in records for field in record))
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(trials[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=fields, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(trials)
+        writer.writerows(records)
 
 
-def probability_columns(probabilities: Doubles, classes: tuple[ClassName, ...]) -> dict[str, pa.Array]:
-    """Two classes: ``y_prob`` of the positive one; more: one ``y_prob_CLASS`` each."""
-    if len(classes) == 2:
-        return {"y_prob": pa.array(probabilities[:, 1])}
-    return {f"y_prob_{name}": pa.array(column) for name, column in zip(classes, probabilities.T, strict=True)}
+def write_predictions(
+    folder: Path, store: Store, rows: Rows, target: Target, splits: Sequence[str], said: Mapping[str, pa.Array]
+) -> None:
+    """Write ``predictions.parquet`` of the n rows that took part, and the arrays that older scripts read.
 
-
-def write_predictions(folder: Path, store: Store, task: Task, probabilities: Doubles, decided: Codes) -> None:
-    """Write ``predictions.parquet`` of all rows that took part, and the arrays that older scripts read."""
-    names = pa.array(task.classes)
+    Parameters
+    ----------
+    rows, target, splits : of each row its number in the store, what is true, and ``train``, ``val``, ``test`` or a fold.
+    said : the columns of `heads.predictions.said`.
+    """
     table = {
-        "row": pa.array(task.rows),
-        "id": store.column("id").take(pa.array(task.rows)),
-        "split": pa.array(NAMES).take(pa.array(task.parts)),
-        "y_true": names.take(pa.array(task.labels)),
-        **probability_columns(probabilities, task.classes),
-        "y_pred": names.take(pa.array(decided)),
-        "digest": store.column("digest").take(pa.array(task.rows)),
+        "row": pa.array(rows),
+        "id": store.column("id").take(pa.array(rows)),
+        "split": pa.array(splits, pa.string()),
+        **predictions.true(target),
+        **said,
+        "digest": store.column("digest").take(pa.array(rows)),
     }
     pq.write_table(pa.table(table), folder / PREDICTIONS, compression="zstd")
-    shown = probabilities[:, 1] if task.binary else probabilities
-    val, test = task.part(VAL), task.part(TEST)
-    np.savez(
-        folder / ARRAYS,
-        val_y_true=task.labels[val],
-        val_y_prob=shown[val],
-        test_y_true=task.labels[test],
-        test_y_prob=shown[test],
-    )
+    named = np.array(splits)
+    probabilities = [name for name in said if name.startswith("y_prob")] or ["y_pred"]
+    shown = np.stack([np.asarray(said[name]) for name in probabilities], axis=1)
+    shown = shown[:, 0] if len(probabilities) == 1 else shown
+    arrays: dict[str, Any] = {}
+    for part in ("val", "test"):
+        chosen = named == part
+        arrays |= {f"{part}_y_true": target.values[chosen], f"{part}_y_prob": shown[chosen]}
+    np.savez(folder / ARRAYS, **arrays)
 
 
 def manifest_json(manifest: Manifest) -> dict[str, Any]:

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from embedcache.errors import HeadError
 from embedcache.store import Store
-from heads import baselines, report, runs
-from heads.decisions import decide
+from heads import report, runs, saved
+from heads.certificate import THRESHOLD
+from heads.certificates import Certificates, certify_task
 from heads.features import MEMORY_BYTES, open_features, pick_device
-from heads.head import HeadCard, save_head
-from heads.results import Judging, Result, judge
-from heads.selection import Grid, Labelled, Selection, fit_and_select
-from heads.splits import TRAIN, VAL
-from heads.task import Columns, Task, describe, load_task
+from heads.fit import Recipe, default_metric
+from heads.fitting import Progress
+from heads.folds import Folds
+from heads.kinds import check_kind
+from heads.labels import TaskKind
+from heads.metrics import check_metric
+from heads.open_run import open_run
+from heads.profile import profile_of
+from heads.results import Judging, Result
+from heads.rounds import Outcome, Setting, run_folds, run_once
+from heads.saved import HeadCard, SavedHead
+from heads.sequences import encoder_record
+from heads.splits import TRAIN
+from heads.steps import StepsOptions
+from heads.task import Columns, Task, contents, describe, load_task, split_task
+from heads.write_run import write_run
 
 Say = Callable[[str], None]
 """Where the running account goes, a line at a time."""
@@ -33,11 +46,24 @@ Say = Callable[[str], None]
 class TrainOptions:
     """What `heads train` was asked for."""
 
+    head: Any
+    """Options of the kind of head, such as `heads.logistic.LogisticOptions`."""
+    kind: str = "lr"
     columns: Columns = field(default_factory=Columns)
-    head: str = "lr"
-    grid: Grid = field(default_factory=Grid)
-    judging: Judging = field(default_factory=Judging)
+    task: TaskKind = "auto"
     positive: str | None = None
+    pos_weight: float | None = None
+    """Weight of the positive class, in place of the head's class weights."""
+    steps: StepsOptions | None = None
+    judging: Judging = field(default_factory=Judging)
+    select: str | None = None
+    """Metric that chooses; None takes the usual one of the target."""
+    start: Path | None = None
+    """A run whose head is trained on."""
+    near: float | None = THRESHOLD
+    """Cosine from which two rows count as near-duplicates; None looks for none."""
+    strict: bool = False
+    """Refuse a split that leaks."""
     seed: int = 0
     device: str = "auto"
     memory_bytes: int = MEMORY_BYTES
@@ -48,8 +74,10 @@ class Training:
     """What came of a training: where it lies, and its table."""
 
     outdir: Path
-    result: Result
-    baselines: tuple[Result, ...]
+    results: tuple[Result, ...]
+    """The head first, then its baselines."""
+    metrics: tuple[str, ...]
+    """Those to show."""
 
 
 def train(
@@ -61,39 +89,24 @@ def train(
     """
     started = datetime.now(UTC)
     store = open_features(features)
-    outdir = output or runs.free_name(store.path, options.head)
+    outdir = output or runs.free_name(store.path, options.kind)
     runs.refuse_existing(outdir, overwrite)
     device = pick_device(options.device)
-    task = load_task(store, options.columns, positive=options.positive, seed=options.seed)
-    resolved = replace(options, columns=task.columns, device=str(device))
-    arguments = {"features": str(features), **_plain(asdict(resolved))}
-    _introduce(store, task, say)
+    task = load_task(store, options.columns, kind=options.task, positive=options.positive)
+    task, folds = split_task(store, task, options.seed)
+    recipe = _recipe(options, store, task)
+    certificate = certify_task(store, task, folds, options.near, device, options.memory_bytes)
+    arguments = {"features": str(features), **_plain(options), "columns": asdict(task.columns), "select": recipe.select}
+    _introduce(store, task, folds, certificate, say)
+    if options.strict:
+        certificate.require_clean()
 
     with threadpool_limits(1, "blas"), runs.new_folder(outdir, overwrite) as folder:
-        selection = _fit(store, task, options, device)
-        chosen = selection.chosen
-        say(f"chosen: C = {chosen.C:g}, class weight {chosen.class_weight} ({selection.score})")
-        probabilities = selection.model.probabilities(store, task.rows, device)
-        result = judge(task, f"{options.head} head", probabilities, options.judging)
-        for note in (*selection.notes, *result.notes):
-            say(f"  {note}")
-        rivals = _baselines(store, task, options, device, say)
-
-        decided = decide(probabilities, result.threshold)
-        card = HeadCard(
-            kind=selection.model.kind,
-            dim=store.dim,
-            classes=task.classes,
-            threshold=result.threshold,
-            label=task.label,
-            fingerprint=store.fingerprint,
-            encoder=store.attrs["encoder"]["name"],
-        )
-        save_head(folder / runs.MODEL, selection.model, card)
-        runs.write_config(folder / runs.CONFIG, arguments)
-        runs.write_history(folder / runs.HISTORY, [asdict(trial) for trial in selection.trials])
-        runs.write_predictions(folder, store, task, probabilities, decided)
-        runs.write_json(folder / runs.METRICS, _metrics(task, selection, result, rivals, options))
+        with _bar(f"{options.kind} head") as progress:
+            setting = Setting(store, recipe, options.judging, device, progress, say)
+            outcome = run_once(task, setting) if folds is None else run_folds(task, folds, setting)
+        notes = _account(outcome, say)
+        _save_heads(folder / runs.MODEL, store, outcome, options)
         manifest = runs.make_manifest(
             store,
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -101,93 +114,120 @@ def train(
             outdir=outdir,
             device=str(device),
             started=started,
+            certificate=certificate.hash,
         )
-        runs.write_json(folder / runs.MANIFEST, runs.manifest_json(manifest))
-        report.write(folder, store.attrs["encoder"], manifest, task, selection, (result, *rivals), probabilities)
-    return Training(outdir, result, tuple(rivals))
+        write_run(folder, store, outcome, manifest, certificate, options.judging, notes)
+    quantiles = outcome.fits[0][1].fitted.head.quantiles
+    return Training(outdir, outcome.results, report.shown_metrics(task.target.kind, quantiles))
 
 
-def _introduce(store: Store, task: Task, say: Say) -> None:
+def _recipe(options: TrainOptions, store: Store, task: Task) -> Recipe:
+    """What holds for every fit.
+
+    Raises HeadError where the kind of head cannot learn the labels or does not know the metric, and where a head to go on
+    from does not fit the store or the labels.
+    """
+    check_kind(options.kind, task.target.kind, str(task.columns.label))
+    select = options.select or default_metric(task.target.kind, tuple(getattr(options.head, "quantiles", ()) or ()))
+    check_metric(task.target.kind, select)
+    start = None
+    if options.start is not None:
+        (start, *others), card = (run := open_run(options.start)).heads, run.card
+        if others:
+            raise HeadError(
+                f"--init {options.start} has a head for each of {len(run.heads)} folds: name a run with one"
+            )
+        if (card.fingerprint, card.dim) != (store.fingerprint, store.dim) or not card.matches(task.target):
+            raise HeadError(
+                f"--init {options.start} was trained on {card.encoder.get('name')} for {', '.join(map(str, card.names))} "
+                f"({card.target}); this training is on {store.attrs['encoder']['name']} for "
+                f"{', '.join(map(str, task.target.names))} ({task.target.kind})"
+            )
+    head = options.head if options.pos_weight is None else _with_pos_weight(options, task)
+    return Recipe(options.kind, head, options.steps, select, options.seed, options.memory_bytes, start)
+
+
+def _with_pos_weight(options: TrainOptions, task: Task) -> Any:
+    if task.target.kind != "binary":
+        raise HeadError(
+            f"--pos-weight is for two classes, and '{task.columns.label}' has other values: take --class-weight CLASS=W"
+        )
+    weight = {str(task.target.names[-1]): options.pos_weight}
+    if hasattr(options.head, "class_weights"):
+        return replace(options.head, class_weights=(weight,))
+    if hasattr(options.head, "class_weight"):
+        return replace(options.head, class_weight=weight)
+    raise HeadError(f"--pos-weight means nothing to --head {options.kind}")
+
+
+def _introduce(store: Store, task: Task, folds: Folds | None, certificate: Certificates, say: Say) -> None:
     encoder = store.attrs["encoder"]
     say(f"{store.path}: {len(store):,} rows x {store.dim} {store.dtype} of {encoder['name']}")
     if encoder.get("meaningless"):
         say(f"WARNING: {report.MEANINGLESS}")
-    positive = f", positive class {task.classes[1]!s}" if task.binary else f", {len(task.classes)} classes"
-    say(f"label '{task.label}'{positive}; split: {task.origin}")
-    say(describe(task))
-    for note in task.notes:
+    said = {
+        "binary": f"positive class {task.target.names[-1]!s}",
+        "multiclass": f"{len(task.target.names)} classes",
+        "multilabel": f"{len(task.target.names)} labels",
+        "regression": "a measured quantity",
+    }[task.target.kind]
+    say(f"label '{task.columns.label}', {said}; split: {task.origin}")
+    say(describe(task) if folds is None else f"  {len(task.rows):,} rows  {contents(task.target)}")
+    for line in (*task.notes, *certificate.lines()):
+        say(f"  {line}")
+
+
+def _account(outcome: Outcome, say: Say) -> list[str]:
+    """Say what was chosen and what is to be known of it; returns the notes."""
+    for name, fit in outcome.fits:
+        say(f"{name + ': ' if name else ''}chosen: {fit.settings} ({fit.score})")
+    notes = list(dict.fromkeys(note for _, fit in outcome.fits for note in fit.notes))
+    notes += [note for note in outcome.results[0].notes if note not in notes]
+    for note in notes:
         say(f"  {note}")
+    return notes
 
 
-def _fit(store: Store, task: Task, options: TrainOptions, device: torch.device) -> Selection:
-    train_rows, val_rows = (Labelled(task.rows[task.part(part)], task.labels[task.part(part)]) for part in (TRAIN, VAL))
-    with _bar(f"fitting {len(options.grid.points)} heads", len(options.grid.points), "head") as bar:
-        return fit_and_select(
-            store,
-            train_rows,
-            val_rows,
-            len(task.classes),
-            options.grid,
-            device=device,
-            memory_bytes=options.memory_bytes,
-            progress=lambda left: bar(len(options.grid.points) - left),
+def _save_heads(folder: Path, store: Store, outcome: Outcome, options: TrainOptions) -> None:
+    """Save the head, or one of each fold in a folder of its own."""
+    task = outcome.task
+    trained = task.rows[task.part(TRAIN)] if outcome.single else task.rows
+    profile = profile_of(store, trained)
+    for name, fit in outcome.fits:
+        card = HeadCard(
+            kind=fit.fitted.head.kind,
+            dim=store.dim,
+            target=task.target.kind,
+            names=task.target.names,
+            label=tuple(str(task.columns.label).split(","))
+            if task.target.kind == "multilabel"
+            else (str(task.columns.label),),
+            fingerprint=store.fingerprint,
+            encoder=encoder_record(store),
+            strata=task.columns.stratum if options.judging.decisions.by_stratum else None,
         )
-
-
-def _baselines(store: Store, task: Task, options: TrainOptions, device: torch.device, say: Say) -> list[Result]:
-    rows = [baselines.prior(task)]
-    if task.strata is not None:
-        rows.append(baselines.stratum(task, task.strata))
-    reason = baselines.why_no_kmers(store, len(task.rows), options.memory_bytes)
-    if reason is None:
-        done = 0
-        with _bar("k-mer baseline", len(task.rows), "row") as bar:
-
-            def encoded(count: int) -> None:
-                nonlocal done
-                done += count
-                bar(done)
-
-            rows.append(
-                baselines.kmers(
-                    store, task, options.grid.select, device=device, memory_bytes=options.memory_bytes, progress=encoded
-                )
-            )
-    else:
-        say(f"no k-mer baseline: {reason}")
-    return [judge(task, row.name, row.probabilities, options.judging) for row in rows]
+        place = folder / re.sub(r"[^\w=.-]+", "-", name) if name else folder
+        saved.save(place, SavedHead(fit.fitted.head, card, outcome.decisions, fit.steps, profile))
 
 
 @contextmanager
-def _bar(text: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere; the function it yields takes how much is done."""
-    with tqdm(total=total, desc=text, unit=unit, disable=None, leave=False) as bar:
+def _bar(text: str) -> Iterator[Progress]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    with tqdm(total=0, desc=text, disable=None, leave=False) as bar:
 
-        def reach(done: int) -> None:
-            bar.update(done - bar.n)
+        def reach(done: int, total: int, words: str) -> None:
+            bar.total, bar.n = total, done
+            bar.set_description_str(f"{text}: {words}" if words else text)
 
         yield reach
 
 
-def _metrics(
-    task: Task, selection: Selection, result: Result, rivals: list[Result], options: TrainOptions
-) -> dict[str, Any]:
-    return {
-        "n_rows": len(task.rows),
-        **result.to_json(),
-        "threshold_metric": options.judging.threshold_metric if task.binary else None,
-        "selected": asdict(selection.chosen),
-        "classes": list(task.classes),
-        "label": task.label,
-        "split": task.origin,
-        "notes": [*task.notes, *selection.notes, *result.notes],
-        "baselines": {rival.name: rival.to_json() for rival in rivals},
-        "history": [asdict(trial) for trial in selection.trials],
-    }
-
-
 def _plain(value: Any) -> Any:
-    """Tuples to lists, for YAML and JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    """Options as YAML and JSON have them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: _plain(item) for key, item in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

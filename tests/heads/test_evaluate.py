@@ -29,7 +29,8 @@ def evaluate(folder, outdir, features, *options):
 def test_another_dataset_with_the_same_ids_is_not_taken_for_the_training(trained, data, columns, tmp_path):
     other = write_store(tmp_path / "other.zarr", data[0] + 1, columns)
     judged = evaluate(tmp_path, trained[0], other)
-    assert (judged["rows_of"], judged["rows"], judged["notes"]) == ("all rows", ROWS, [])
+    assert (judged["rows_of"], judged["rows"]) == ("all rows", ROWS)
+    assert not any("left out" in note for note in judged["notes"])
 
 
 def test_rows_that_trained_or_tuned_the_head_are_left_out_of_a_grown_store(trained, data, columns, tmp_path):
@@ -39,7 +40,7 @@ def test_rows_that_trained_or_tuned_the_head_are_left_out_of_a_grown_store(train
     store = write_store(tmp_path / "grown.zarr", np.concatenate([data[0], more]), grown)
     judged = evaluate(tmp_path, trained[0], store)
     assert judged["rows"] == 300 + 200
-    assert judged["notes"] == ["1,200 rows that trained or tuned the head are left out"]
+    assert judged["notes"][0] == "1,200 rows that trained or tuned the head are left out"
     assert evaluate(tmp_path, trained[0], store, "--split", "test")["rows"] == 300 + 40
     assert "1,200 rows that trained" in run(tmp_path, "evaluate", trained[0], "--features", store).stdout
 
@@ -63,7 +64,7 @@ def test_rows_without_a_label_are_counted(trained, data, columns, tmp_path):
     store = write_store(tmp_path / "holed.zarr", data[0] + 1, {"label": labels})
     judged = evaluate(tmp_path, trained[0], store)
     assert judged["rows"] == ROWS - 30
-    assert judged["notes"] == ["30 rows without a label are left out"]
+    assert judged["notes"][0] == "30 rows without a label are left out"
 
 
 @pytest.mark.parametrize("manifest", ["[]", '{"args": null}', "null", '{"args": {"columns": {"colour": "red"}}}', "{"])

@@ -10,9 +10,11 @@ import yaml
 from click.testing import CliRunner
 
 from cli.heads import heads
-from heads import report
+from heads import plots
 from heads.features import ArrayRows
-from heads.selection import Grid, Labelled, fit_and_select
+from heads.fitting import Problem
+from heads.logistic import LogisticOptions, fit
+from heads.target import Examples, Target
 from tests.heads.program import run
 from tests.heads.stores import ROWS, planted, write_store
 
@@ -48,11 +50,12 @@ def test_sequences_of_train_in_test_are_counted(data, columns, tmp_path, strand)
     store = write_store(tmp_path / "s.zarr", X, {"label": columns["label"], "split": split} | both)
     said, metrics = train(tmp_path, store)
     expected = (
-        "WARNING: 30 of 400 test rows have a sequence that is in train (or its reverse complement)"
+        "30 of 400 test rows have a sequence whose reverse complement is in train"
         if strand
-        else "WARNING: 40 of 400 test rows have a sequence that is in train"
+        else "40 of 400 test rows have a sequence that is in train"
     )
-    assert metrics["notes"][0] == expected
+    assert expected in metrics["notes"]
+    assert f"LEAK: {expected}" in said
     assert expected in said
     assert expected in (tmp_path / "out" / "report.html").read_text()
 
@@ -96,10 +99,11 @@ def test_heads_that_saturate_are_told_apart_by_their_scores():
     # rows whose probabilities are all 1.0 in float32, in perfect order: a ranking on those would be worth half
     X = np.linspace(-1, 1, 400)[:, None].astype(np.float32) * np.ones((1, 2), np.float32)
     X[200:] += 50
-    train_rows = Labelled(np.arange(400), (np.arange(400) >= 200).astype(np.int64))
-    val = Labelled(np.arange(200, 400), (np.arange(200) >= 100).astype(np.int64))
-    chosen = fit_and_select(ArrayRows(X), train_rows, val, 2, Grid((1e6,), ("none",)), memory_bytes=1 << 20).chosen
-    assert chosen.val_auroc > 0.99
+    train_codes, val_codes = (np.arange(400) >= 200).astype(np.int64), (np.arange(200) >= 100).astype(np.int64)
+    examples = Examples(np.arange(400), Target("binary", (0, 1), train_codes))
+    val = Examples(np.arange(200, 400), Target("binary", (0, 1), val_codes))
+    fitted = fit(Problem(ArrayRows(X), examples, val, "auroc"), LogisticOptions((1e6,), ("none",)))
+    assert fitted.chosen["val_auroc"] > 0.99
 
 
 @pytest.mark.parametrize(
@@ -114,10 +118,11 @@ def test_seeds_and_resamples_that_cannot_serve_are_refused(store, tmp_path, opti
 
 def test_of_many_classes_the_most_frequent_are_drawn_and_the_legend_says_so(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(report, "_draw", lambda path, curves, *_, legend, **__: drawn.append((curves, legend)))
+    monkeypatch.setattr(plots, "_draw", lambda path, curves, *_, legend, **__: drawn.append((curves, legend)))
     labels = np.concatenate([np.arange(14), np.repeat([13, 3, 5, 7, 9], [50, 40, 30, 20, 10])])
     scores = np.random.default_rng(0).dirichlet(np.ones(14), len(labels))
-    report.draw_plots(tmp_path, labels, scores, [f"class{i}" for i in range(14)])
+    target = Target("multiclass", tuple(f"class{i}" for i in range(14)), labels)
+    plots.draw_curves(tmp_path, target, scores)
     for curves, legend in drawn:
         assert legend == "the 5 most frequent of 14 classes"
         assert [curve.name.split(",")[0] for curve in curves] == ["class13", "class3", "class5", "class7", "class9"]
@@ -127,6 +132,6 @@ def test_fourteen_classes_get_plots_and_a_threshold_metric_is_said_to_have_no_ef
     X, codes = planted(1400, 8, 3)
     codes = codes * 5 + np.arange(1400) % 5
     store = write_store(tmp_path / "many.zarr", X, {"label": codes}, alphabet="protein")
-    assert "has no effect" in train(tmp_path, store, "--threshold-metric", "mcc")[0]
+    assert "has no effect" in train(tmp_path, store, "--threshold", "mcc")[0]
     assert "has no effect" not in train(tmp_path, store)[0]
     assert (tmp_path / "out" / "plots" / "pr.png").stat().st_size > 10_000

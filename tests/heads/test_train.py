@@ -30,11 +30,19 @@ def test_train_with_nothing_but_a_store_leaves_a_whole_run(trained):
         "predictions.parquet",
         "predictions_val_test.npz",
         "history.csv",
+        "breakdown.csv",
+        "split_certificate.json",
+        "README.md",
         "model",
         "plots",
         "report.html",
     }
-    assert {file.name for file in (outdir / "plots").iterdir()} == {"pr.png", "roc.png", "calibration.png"}
+    assert {file.name for file in (outdir / "plots").iterdir()} == {
+        "pr.png",
+        "roc.png",
+        "calibration.png",
+        "confusion.png",
+    }
     assert {file.name for file in outdir.parent.iterdir()} == {"reads-lr"}
     for line in ("lr head", "prior only", "stratum only", "kmer:4 lr", "positive class viral", "prevalence"):
         assert line in said
@@ -52,8 +60,8 @@ def test_metrics_and_manifest_have_the_agreed_names(trained, store):
         for name in ("auroc", "auprc", "mcc", "f1", "acc"):
             low, high = found[f"{name}_ci"]
             assert low <= found[name] <= high
-        assert set(found["at_half"]) == {"mcc", "f1", "acc"}
-    assert set(metrics["baselines"]) == {"prior only", "stratum only", "kmer:4 lr"}
+        assert {"mcc", "f1", "acc"} <= set(found["at_half"])
+    assert set(metrics["baselines"]) == {"prior only", "stratum only", "kmer:4 lr", "onehot:50 lr"}
     assert metrics["baselines"]["prior only"]["test"]["auroc"] == 0.5
     manifest = json.loads((outdir / "run_manifest.json").read_text())
     assert {
@@ -74,7 +82,15 @@ def test_metrics_and_manifest_have_the_agreed_names(trained, store):
     } <= set(manifest)
     assert manifest["dataset_path"] == str(store)
     config = yaml.safe_load((outdir / "config.yaml").read_text())
-    assert config["columns"] == {"label": "label", "split": "split", "group": "group", "stratum": "context"}
+    assert config["columns"] == {
+        "label": "label",
+        "split": "split",
+        "group": "group",
+        "stratum": "context",
+        "weight": None,
+    }
+    certificate = json.loads((outdir / "split_certificate.json").read_text())
+    assert manifest["split_certificate"] == certificate["hash"]
 
 
 def test_the_chosen_head_is_the_one_scikit_learn_would_choose(trained, data, columns):
@@ -158,7 +174,7 @@ def test_three_classes_get_one_probability_each(tmp_path):
     X, codes = planted(900, 16, 3)
     many = write_store(tmp_path / "many.zarr", X, {"label": codes}, alphabet="protein")
     said = run(tmp_path, "train", "--features", many, "--bootstrap", "100").stdout
-    assert "no k-mer baseline: the store keeps no sequences" in said
+    assert "no baselines of the sequences: the store keeps none" in said
     outdir = tmp_path / "runs" / "many-lr"
     table = pq.read_table(outdir / "predictions.parquet")
     assert table.column_names == [
@@ -175,7 +191,7 @@ def test_three_classes_get_one_probability_each(tmp_path):
     metrics = json.loads((outdir / "metrics.json").read_text())
     assert metrics["threshold"] is None
     assert metrics["test"]["auroc"] > 0.7
-    assert metrics["test"]["acc"] > metrics["baselines"]["prior only"]["test"]["acc"]
+    assert metrics["test"]["mcc"] > metrics["baselines"]["prior only"]["test"]["mcc"] + 0.1
     run(tmp_path, "predict", outdir, "--features", many, "-o", "p.parquet")
     judged = run(tmp_path, "evaluate", outdir, "--features", many, "--bootstrap", "0")
     assert judged.exit_code == 0
@@ -226,10 +242,21 @@ def test_outputs_are_numbered_and_never_overwritten_unasked(store, tmp_path):
     [
         ({"label": None}, [], "has no column 'label'; name one with --label. It has row, id, "),
         ({}, ["--label", "lable"], "--label lable: .* has no such column; it has row, id, .*label"),
-        ({}, ["--split", "fold"], "--split fold: .* has no such column"),
+        ({}, ["--split", "fold"], "--split fold is no column of the store and no plan"),
         ({"label": ["viral"] * ROWS}, [], "only the class 'viral'"),
-        ({"label": np.linspace(0, 1, ROWS)}, [], "regression heads are not there yet"),
-        ({"split": ["train"] * ROWS}, [], "test has no rows. Rows per class: train host: "),
+        ({"label": np.linspace(0, 1, ROWS)}, [], "--head lr cannot learn a measured quantity .*take --head ridge"),
+        ({"label": [np.inf, *np.linspace(0, 1, ROWS - 1)]}, ["--head", "ridge"], "infinite value in row 0"),
+        ({}, ["--head", "ridge"], "--head ridge cannot learn two classes .*take --head lr"),
+        ({}, ["--label", "label,group"], "of several labels each must be 0 or 1"),
+        ({}, ["--weight", "context"], "must be a column of numbers"),
+        ({"w": [-1.0] * ROWS}, ["--weight", "w"], "is empty or negative in 1,500 rows"),
+        ({}, ["--select", "rmse"], "rmse"),
+        ({}, ["--steps", "pca"], "pca"),
+        ({}, ["--threshold", "recall:2"], "--threshold recall:2"),
+        ({}, ["--strata", "label:1,2"], "must be a column of numbers"),
+        ({}, ["--split", "kfold:1"], "at least 2 folds"),
+        ({}, ["--init", "nowhere"], "there is no run directory nowhere"),
+        ({"split": ["train"] * ROWS}, [], "test has no rows"),
         ({}, ["--positive", "phage"], "has the classes host, viral"),
     ],
 )

@@ -1,0 +1,187 @@
+"""A saved head judged on a store that has labels: on rows that neither trained nor tuned it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embedcache.errors import HeadError
+from embedcache.store import Store
+from heads import runs
+from heads.breakdown import Part, breakdown, records, to_json
+from heads.features import pick_device
+from heads.labels import MISSING, as_classes, encode, read_numbers
+from heads.open_run import Run
+from heads.predict import departure, open_matching, strata_of
+from heads.results import Judging, PartResult, judge_rows
+from heads.splits import NAMES, part_codes, unknown_names
+from heads.target import Codes, Target
+from heads.task import label_columns, read_strata
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A saved head on a store: which rows, and their metrics."""
+
+    what: str
+    result: PartResult
+    threshold: float | tuple[float, ...] | None
+    parts: tuple[Part, ...]
+    """The same by stratum, where strata were asked for."""
+    quantiles: tuple[float, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The metrics by name, and what they were measured on."""
+        return {
+            "rows_of": self.what,
+            "threshold": self.threshold,
+            **self.result.to_json(),
+            "breakdown": to_json(self.parts),
+            "notes": list(self.notes),
+        }
+
+    @property
+    def records(self) -> list[dict[str, object]]:
+        """The metrics by stratum as flat records."""
+        return [dict(record) for record in records(self.parts)]
+
+
+def evaluate_run(
+    run_path: Path,
+    features: Path,
+    *,
+    label: str | None = None,
+    split: str | None = None,
+    strata: str | None = None,
+    judging: Judging,
+    strict: bool = False,
+    device: str = "auto",
+) -> Evaluated:
+    """Judge a saved head on a store: on the rows of `split`, else on the test rows of its own store, else on all.
+
+    Rows of another store that trained or tuned the head, such as those of a store that has grown since, are left out.
+
+    Raises HeadError where there is nothing to judge, or the rows are far from those of the training and `strict` is given.
+    """
+    run, store = open_matching(run_path, features)
+    target, known = _target_of(run, store, label)
+    chosen, what, notes = _chosen_rows(run, store, split)
+    rows = np.setdiff1d(chosen, store.quarantined)
+    if len(rows) < len(chosen):
+        notes.append(f"{len(chosen) - len(rows):,} rows set aside at extraction are left out")
+    unlabelled = int((~known[rows]).sum())
+    if unlabelled:
+        notes.append(f"{unlabelled:,} rows without a label are left out")
+        rows = rows[known[rows]]
+    target = target.take(rows)
+    _check_enough(target, f"{what} of {features}", notes)
+    by, said = strata_of(run, store)
+    notes += [*said, *departure(run, store, rows, strict=strict)]
+    outputs = run.outputs(store, rows, pick_device(device))
+    decided = run.first.decide(outputs, None if by is None else [by[row] for row in rows.tolist()])
+    group = run.group_column
+    groups = encode(store.column(group), group).codes[rows] if group in store.column_names else None
+    result = judge_rows(target, decided, run.first.decisions, judging, groups)
+    notes += [*decided.notes, *(f"this set of rows {note}" for note in result.evaluation.notes)]
+    parts: tuple[Part, ...] = ()
+    if strata is not None:
+        read = read_strata(store, strata)
+        part_strata = type(read)(read.column, read.codes[rows], read.names)
+        quantiles = run.first.head.quantiles
+        parts = breakdown(
+            target,
+            decided.outputs,
+            decided.predictions,
+            part_strata,
+            quantiles=quantiles,
+            resamples=judging.resamples,
+            groups=groups,
+            seed=judging.seed,
+        )
+    decisions = run.first.decisions
+    return Evaluated(what, result, decisions.threshold, parts, run.first.head.quantiles, tuple(notes))
+
+
+def _check_enough(target: Target, what: str, notes: list[str]) -> None:
+    why = "; ".join(["there is nothing to evaluate", *notes])
+    if target.has_classes:
+        counts = np.bincount(np.asarray(target.values, np.int64), minlength=len(target.names))
+        if (counts > 0).sum() < 2:
+            held = ", ".join(f"{name}: {n:,}" for name, n in zip(target.names, counts, strict=True))
+            raise HeadError(f"{what} hold fewer than two classes ({held}): {why}")
+    elif len(target) < 2:
+        raise HeadError(f"{what} are {len(target)} with a label: {why}")
+
+
+def _chosen_rows(run: Run, store: Store, split: str | None) -> tuple[Codes, str, list[str]]:
+    """Rows to judge, what they are, and what is left out of them."""
+    if run.rows_digest == runs.rows_digest(store):
+        part = split or "test"
+        rows = run.rows_of(part, len(store))
+        if not len(rows):
+            raise HeadError(
+                f"every row of {store.path} trained one of the heads of {run.path}: {run.path / runs.METRICS} has the "
+                "metrics of the rows while they were held out; evaluate on another store"
+            )
+        return rows, f"{part} rows of the training", []
+    rows, what = _rows_of_split(run, store, split)
+    table = store.read_rows(["id", "digest"])
+    seen = run.seen(table["id"], table["digest"])[rows]
+    notes = [f"{seen.sum():,} rows that trained or tuned the head are left out"] if seen.any() else []
+    return rows[~seen], what, notes
+
+
+def _rows_of_split(run: Run, store: Store, split: str | None) -> tuple[Codes, str]:
+    if split is None:
+        return np.arange(len(store)), "all rows"
+    name = run.split_column
+    if name not in store.column_names:
+        raise HeadError(f"--split {split}: {store.path} has no '{name}' column, which named the splits of the training")
+    column = encode(store.column(name), name)
+    rows = np.flatnonzero(part_codes(column) == NAMES.index(split))
+    if not len(rows):
+        unknown = unknown_names(column) or f"it holds {', '.join(map(str, column.values))}"
+        raise HeadError(f"--split {split}: column '{name}' of {store.path} names no such rows; {unknown}")
+    return rows, f"{split} rows"
+
+
+def _target_of(run: Run, store: Store, given: str | None) -> tuple[Target, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    """What is true of all rows, in the words of a saved head, and which rows say it; classes are matched by name."""
+    card = run.card
+    if given is None and all(name in store.column_names for name in card.label):
+        given = ",".join(card.label)
+    names = label_columns(store, given)
+    if len(names) != len(card.label):
+        raise HeadError(f"the head learned {', '.join(card.label)}; --label names {', '.join(names)}")
+    if card.target == "regression":
+        values = read_numbers(store, names[0], "label column")
+        return Target("regression", card.names, values), ~np.isnan(values)
+    if card.target == "multilabel":
+        codes_NL = np.stack([_codes_of(store, name, ("0", "1")) for name in names], axis=1)
+        return Target("multilabel", card.names, np.maximum(codes_NL, 0)), (codes_NL != MISSING).all(1)
+    codes = _codes_of(store, names[0], tuple(map(str, card.names)))
+    return Target(card.target, card.names, codes), codes != MISSING
+
+
+def _codes_of(store: Store, name: str, classes: tuple[str, ...]) -> Codes:
+    labels = encode(as_classes(store.column(name), name), name)
+    known = {value: code for code, value in enumerate(classes)}
+    unknown = [value for value in labels.values if str(value) not in known]
+    if unknown:
+        raise HeadError(
+            f"label column '{name}' of {store.path} has the class {unknown[0]!r}, which the head does not know; "
+            f"its classes are {', '.join(known)}"
+        )
+    table = np.array([known[str(value)] for value in labels.values] + [MISSING])
+    return np.asarray(table[labels.codes], np.int64)
+
+
+def write_evaluation(path: Path, judged: Evaluated) -> None:
+    """Write the metrics as JSON; raises HeadError where the file cannot be written."""
+    try:
+        runs.write_json(path, judged.to_json())
+    except OSError as error:
+        raise HeadError(f"-o {path} cannot be written: {runs.reason(error)}") from None

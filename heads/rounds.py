@@ -1,0 +1,208 @@
+"""A head and its baselines, fitted and judged: once for one split, or fold by fold.
+
+In folds every row is judged once, by a head that has not seen it, with a threshold and a calibration from that fold's own
+validation rows. In nested folds the heads of a fold's inner pairs are averaged, and each of its other rows validates the one
+head that did not train on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from embedcache.store import Store
+from heads.baselines import baselines
+from heads.decisions import Decisions, fit_decisions
+from heads.fit import Fit, Recipe, fit_head, trained_shares
+from heads.fitting import Progress, Record, Scalar, say_nothing
+from heads.folds import Fold, Folds
+from heads.results import Judging, PartResult, Result, gather, judge, judge_rows, take
+from heads.splits import NAMES, TEST, TRAIN, VAL
+from heads.target import Codes, Doubles
+from heads.task import Task
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was fitted and how it did."""
+
+    task: Task
+    """With its parts; of folds every row is TEST."""
+    splits: tuple[str, ...]
+    """Of each row ``train``, ``val`` or ``test``, or the name of the fold that judged it."""
+    results: tuple[Result, ...]
+    """The head first, then its baselines."""
+    fits: tuple[tuple[str, Fit], ...]
+    """By the name of the fold, empty for one split."""
+    decisions: Decisions
+    """For new rows."""
+    folds: tuple[Record, ...] = ()
+    """The head's test metrics of each fold."""
+
+    @property
+    def single(self) -> bool:
+        """Whether there was one split."""
+        return not self.folds
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rounds of a training share."""
+
+    store: Store
+    recipe: Recipe
+    judging: Judging
+    device: torch.device
+    progress: Progress = say_nothing
+    say: Say = print
+
+
+def pairs_of(fold: Fold) -> tuple[tuple[Codes, Codes], ...]:
+    """The training and validation rows of each head of a fold."""
+    return fold.inner or ((fold.train, fold.val),)
+
+
+def part_of(task: Task, fold: Fold, pair: int = 0) -> Task:
+    """A task with the parts of a fold, seen by one of its heads."""
+    train, val = pairs_of(fold)[pair]
+    return replace(task, parts=Fold(fold.name, train, val, fold.test).parts(len(task.rows)))
+
+
+def run_once(task: Task, setting: Setting) -> Outcome:
+    """Fit and judge on the one split of a task."""
+    fit, outputs, shares = _fit(task, setting)
+    results = (_judge_head(task, fit, outputs, shares, setting), *_judge_baselines(task, setting))
+    names = np.array([*NAMES, ""])[task.parts]
+    return Outcome(task, tuple(names.tolist()), results, (("", fit),), results[0].decisions)
+
+
+def run_folds(task: Task, folds: Folds, setting: Setting) -> Outcome:
+    """Fit and judge fold by fold, and judge all rows together by what was said of them when they were held out."""
+    fits: list[tuple[str, Fit]] = []
+    by_fold: list[tuple[Fold, tuple[Result, ...]]] = []
+    held_out: list[tuple[Codes, Doubles]] = []
+    for number, fold in enumerate(folds, 1):
+        progress = _told_of(setting.progress, f"{number}/{len(folds)} {fold.name}")
+        say = setting.say if number == 1 else _quiet
+        own = replace(setting, judging=replace(setting.judging, resamples=0), progress=progress, say=say)
+        outputs, shares, heads = _fit_pairs(task, fold, own)
+        fits += [(fold.name if len(heads) == 1 else f"{fold.name}-{pair}", fit) for pair, fit in enumerate(heads, 1)]
+        judged = _validated(part_of(task, fold), fold)
+        head = _judge_head(judged, heads[0], outputs, shares, own)
+        by_fold.append((fold, (head, *_judge_baselines(part_of(task, fold), own))))
+        held_out.append((judged.part(VAL), outputs[judged.part(VAL)]))
+    pooled = tuple(_pool(task, by_fold, place, setting.judging) for place in range(len(by_fold[0][1])))
+    names = np.full(len(task.rows), "", object)
+    for fold in folds:
+        names[fold.test] = fold.name
+    return Outcome(
+        replace(task, parts=np.full(len(task.rows), TEST, np.int64)),
+        tuple(names.tolist()),
+        pooled,
+        tuple(fits),
+        _decisions(task, held_out, fits, setting.judging),
+        tuple(_record(fold, results[0]) for fold, results in by_fold),
+    )
+
+
+def _fit(task: Task, setting: Setting) -> tuple[Fit, Doubles, Doubles | None]:
+    train = task.examples(TRAIN)
+    fit = fit_head(
+        setting.store,
+        train,
+        task.examples(VAL),
+        setting.recipe,
+        device=setting.device,
+        progress=setting.progress,
+    )
+    outputs = fit.outputs(setting.store, task.rows, setting.device)
+    return fit, outputs, trained_shares(fit, train, setting.recipe.options)
+
+
+def _fit_pairs(task: Task, fold: Fold, setting: Setting) -> tuple[Doubles, Doubles | None, list[Fit]]:
+    """Outputs of all rows: the mean of the heads of all pairs, but on validation rows of the head that held them out."""
+    found = [_fit(part_of(task, fold, pair), setting) for pair in range(len(pairs_of(fold)))]
+    mean = np.mean([outputs for _, outputs, _ in found], axis=0)
+    for (_, val), (_, outputs, _) in zip(pairs_of(fold), found, strict=True):
+        mean[val] = outputs[val]
+    shares = [share for *_, share in found if share is not None]
+    return mean, np.mean(shares, axis=0) if shares else None, [fit for fit, *_ in found]
+
+
+def _judge_head(task: Task, fit: Fit, outputs: Doubles, shares: Doubles | None, setting: Setting) -> Result:
+    name, quantiles = f"{setting.recipe.kind} head", fit.fitted.head.quantiles
+    return judge(task, name, outputs, setting.judging, quantiles=quantiles, trained_shares=shares)
+
+
+def _judge_baselines(task: Task, setting: Setting) -> tuple[Result, ...]:
+    found, reasons = baselines(
+        setting.store,
+        task,
+        device=setting.device,
+        memory_bytes=setting.recipe.memory_bytes,
+        progress=setting.progress,
+    )
+    for reason in reasons:
+        setting.say(f"  {reason}")
+    return tuple(judge(task, rival.name, rival.outputs, setting.judging) for rival in found)
+
+
+def _told_of(progress: Progress, fold: str) -> Progress:
+    return lambda done, total, text: progress(done, total, f"fold {fold}: {text}")
+
+
+def _quiet(line: str) -> None:
+    """What was said of the first fold holds for the others."""
+
+
+def _validated(task: Task, fold: Fold) -> Task:
+    """A fold's task in which the validation rows of all pairs validate."""
+    return replace(task, parts=np.where(task.parts == TRAIN, VAL, task.parts)) if fold.inner else task
+
+
+def _record(fold: Fold, result: Result) -> Record:
+    values: dict[str, Scalar] = {"fold": fold.name, "rows": len(fold.test)}
+    values.update(result.parts["test"].evaluation.values)
+    return values
+
+
+def _pool(task: Task, by_fold: Sequence[tuple[Fold, tuple[Result, ...]]], place: int, judging: Judging) -> Result:
+    """The result of one model on all rows, each as its own fold decided it."""
+    first = by_fold[0][1][place]
+    judged = np.unique(np.concatenate([fold.test for fold, _ in by_fold]))
+    decided = gather([(fold.test, results[place].decided) for fold, results in by_fold])
+    groups = None if task.groups is None else task.groups[judged]
+    test = judge_rows(task.target.take(judged), take(decided, judged), first.decisions, judging, groups)
+    return Result(first.name, first.decisions, decided, {"val": _mean_val(by_fold, place), "test": test})
+
+
+def _mean_val(by_fold: Sequence[tuple[Fold, tuple[Result, ...]]], place: int) -> PartResult:
+    """The metrics of the validation rows, mean over the folds; a row that validates in several folds counts in each."""
+    found = [results[place].parts["val"].evaluation for _, results in by_fold]
+    values = {name: float(np.mean([one.values[name] for one in found])) for name in found[0].values}
+    rows = sum(one.rows for one in found)
+    class_rows = tuple(np.sum([one.class_rows for one in found], axis=0).tolist())
+    return PartResult(
+        replace(found[0], values=values, rows=rows, class_rows=class_rows, confusion=None, notes=()), None
+    )
+
+
+def _decisions(
+    task: Task, held_out: Sequence[tuple[Codes, Doubles]], fits: Sequence[tuple[str, Fit]], judging: Judging
+) -> Decisions:
+    """For new rows: from all validation rows, each with what the head that held it out said of it."""
+    rows = np.concatenate([positions for positions, _ in held_out])
+    outputs = np.concatenate([values for _, values in held_out])
+    strata = task.stratum_names
+    return fit_decisions(
+        task.target.take(rows),
+        outputs,
+        replace(judging.decisions, prior="none"),
+        strata=None if strata is None else [strata[row] for row in rows],
+        quantiles=fits[0][1].fitted.head.quantiles,
+    )

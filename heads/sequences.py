@@ -1,0 +1,174 @@
+"""Sequences as heads meet them: those that a store keeps, and those of raw files, encoded window by window on the way.
+
+Axes: n records of a window, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedcache.alphabet import LetterCounts, Letters
+from embedcache.encoders import load_encoder
+from embedcache.encoders.encoder import Budget
+from embedcache.encoding import Encoding
+from embedcache.errors import HeadError, ModelError
+from embedcache.layout import StorePaths
+from embedcache.packing import truncate
+from embedcache.plan import slices
+from embedcache.records import ID, SEQUENCE, Source
+from embedcache.store import Store
+from heads.features import ArrayRows, Rows
+
+WINDOW_ROWS = 4096
+"""Records that are encoded together: enough to sort them by length, and 20 MB of features at 1,280 values."""
+
+
+def stored_sequences(store: Store, rows: Rows) -> Iterator[pa.Array]:
+    """Yield the sequences of some rows of a store, which must rise, in their order; one shard's are in memory at a time."""
+    layout, paths = store.layout, StorePaths(store.path)
+    for shard in range(layout.shards):
+        start, stop = layout.bounds(shard)
+        first, last = np.searchsorted(rows, (start, stop))
+        if first < last:
+            column = pq.read_table(paths.part(shard), columns=[SEQUENCE]).column(0)
+            yield column.take(pa.array(rows[first:last] - start)).cast(pa.large_string()).combine_chunks()
+
+
+def encoder_record(store: Store) -> dict[str, Any]:
+    """Return all that it takes to encode other sequences as those of a store were, as JSON has it."""
+    attributes = store.attrs
+    return {
+        **attributes["encoder"],
+        "blocks": attributes["blocks"],
+        "overlong": attributes.get("overlong"),
+        "one_based": attributes.get("one_based", False),
+        "dtype": str(store.dtype),
+    }
+
+
+@dataclass(frozen=True)
+class Window:
+    """n records of a file with their features."""
+
+    records: pa.RecordBatch
+    """The columns id, sequence, and those of the input."""
+    encoded: npt.NDArray[np.bool_]
+    """(n,) which records have features: not those over the limit of the encoder under ``skip``, and none whose features
+    are not finite numbers."""
+    features: ArrayRows
+    """(k, D) of the k records that have them, in the type in which the features of the training were stored."""
+
+
+@dataclass(frozen=True)
+class RawFeatures:
+    """An encoder that makes the features which a head was trained on."""
+
+    encoding: Encoding
+    dtype: np.dtype[np.floating]
+
+    @classmethod
+    def load(
+        cls,
+        record: Mapping[str, Any],
+        fingerprint: str,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        trust_remote_code: bool = False,
+        progress: bool = True,
+    ) -> RawFeatures:
+        """Load the encoder of a saved head.
+
+        Parameters
+        ----------
+        record : as `encoder_record` made it in training.
+        fingerprint : of the store of the training.
+        model : a name or a folder, where the encoder is not to be found under its recorded name.
+
+        Raises
+        ------
+        HeadError : the record does not say enough, the encoder cannot be loaded, or is another one.
+        """
+        try:
+            name = model or _recorded_name(record)
+            poolings, layers = zip(*((block["pooling"], block["layer"]) for block in record["blocks"]), strict=True)
+            overlong, dtype = str(record["overlong"]), np.dtype(record["dtype"])
+            options = {
+                "precision": record["precision"],
+                "random_weights": record["meaningless"],
+                "seed": record.get("seed", 0),
+                "alphabet": record["alphabet"] if name.startswith("hf:") else None,
+            }
+        except (KeyError, TypeError, ValueError):
+            raise HeadError(
+                "the head does not say how its features were made: extract the sequences with `embedcache extract`, and "
+                "give the store with --features"
+            ) from None
+        try:
+            encoder = load_encoder(
+                name, device=device, trust_remote_code=trust_remote_code, progress=progress, **options
+            )
+        except ModelError as error:
+            raise HeadError(f"the encoder of the head cannot be loaded ({error}); name it with --model") from None
+        readout = encoder.readout([*dict.fromkeys(poolings)], [*dict.fromkeys(layers)])
+        encoding = Encoding(encoder, readout, overlong, bool(record.get("one_based", False)))
+        if encoding.fingerprint != fingerprint:
+            raise HeadError(
+                f"{encoder.name} makes features with the fingerprint {encoding.fingerprint[:12]}, and the head was "
+                f"trained on {fingerprint[:12]} of {record.get('name')}: name the encoder of the training with --model"
+            )
+        return cls(encoding, dtype)
+
+    def windows(self, source: Source, rows: int = WINDOW_ROWS, *, any_alphabet: bool = False) -> Iterator[Window]:
+        """Read an input and encode it, `rows` records at a time, in its order.
+
+        Raises
+        ------
+        InputError : the input cannot be read, or looks like another alphabet, unless `any_alphabet` is given.
+        HeadError : a sequence is over the limit of an encoder that takes none (``--overlong error``).
+        """
+        counts, first = LetterCounts.none(), 0
+        for records in slices(source, rows):
+            if not any_alphabet:
+                counts.add(Letters.of(records.column(SEQUENCE)))
+                counts.check(self.encoding.encoder.alphabet, self.encoding.encoder.name)
+            yield self._window(source, records, first)
+            first += len(records)
+
+    def _window(self, source: Source, records: pa.RecordBatch, first_row: int) -> Window:
+        encoding, encoder = self.encoding, self.encoding.encoder
+        letters = encoding.letters(records.column(SEQUENCE))
+        positions = encoding.checked_positions(source, records, first_row, letters.lengths)
+        tokens = encoder.with_focus(encoder.tokenize(letters), letters, encoding.readout, positions)
+        encoded = np.ones(len(records), np.bool_)
+        if encoding.overlong == "truncate":
+            tokens = truncate(tokens, encoder.token_limit, encoder.special)
+        elif encoding.overlong in ("skip", "error") and encoder.token_limit is not None:
+            encoded = tokens.lengths <= encoder.token_limit
+            if encoding.overlong == "error" and not encoded.all():
+                row = int(encoded.argmin())
+                raise HeadError(
+                    f"'{records.column(ID)[row]}' at {source.locate([first_row + row])[0]} has {tokens.lengths[row]:,} "
+                    f"{encoder.unit}, {encoder.name} takes {encoder.token_limit:,}: cut it, or leave it out"
+                )
+            tokens = tokens.take(np.flatnonzero(encoded))
+        features = np.empty((len(tokens), encoding.readout.dim), self.dtype)
+        for places, vectors in encoder.vectors(tokens, encoding.readout, Budget(encoder.batch_tokens)):
+            with np.errstate(over="ignore"):
+                features[places] = vectors
+        finite = np.isfinite(features).all(axis=1)
+        encoded[encoded] = finite
+        return Window(records, encoded, ArrayRows(features if finite.all() else features[finite]))
+
+
+def _recorded_name(record: Mapping[str, Any]) -> str:
+    if record.get("revision"):
+        return f"{record['repo_id']}@{record['revision']}"
+    return str(record.get("directory") or record["name"])

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from embedcache.errors import HeadError
+from heads.run_sweep import METRICS, SUMMARY, TABLE, Sweep, sweep
+
+PLAN = Sweep.parse(["head=lr,mlp", "seed=0,1,2"])
+
+
+class Trainer:
+    """Makes runs as `heads train` does: the directory is there only once it is whole."""
+
+    def __init__(self, *, fails=(), dies_at=None, values=None):
+        self.made, self.fails, self.dies_at, self.values = [], fails, dies_at, values or {}
+
+    def __call__(self, point, outdir):
+        if len(self.made) == self.dies_at:
+            raise KeyboardInterrupt
+        if point["head"] in self.fails:
+            raise HeadError("a class is missing\nfrom train")
+        self.made.append(dict(point))
+        val = self.values.get(point["head"], 0.5) + 0.1 * int(point["seed"])
+        metrics = {
+            "n_rows": 5,
+            "val": {"auprc": val, "rows": 3, "auprc_ci": [0, 1]},
+            "test": {"auprc": 1 - val, "rows": 2},
+        }
+        outdir.mkdir()
+        (outdir / METRICS).write_text(json.dumps(metrics))
+        return metrics
+
+
+def lines(folder):
+    with (folder / TABLE).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_combination_has_a_run_and_a_line(tmp_path):
+    trainer = Trainer(values={"mlp": 0.6})
+    swept = sweep(PLAN, tmp_path / "s", trainer, metric="auprc")
+    assert trainer.made == [{"head": head, "seed": seed} for head in ("lr", "mlp") for seed in "012"]
+    found = lines(tmp_path / "s")
+    assert [(line["head"], line["seed"], line["val_auprc"]) for line in found][3:5] == [
+        ("mlp", "0", "0.6"),
+        ("mlp", "1", "0.7"),
+    ]
+    assert all((tmp_path / "s" / line["run"] / METRICS).exists() for line in found)
+    assert found[0]["run"] == "head=lr,seed=0"
+    assert swept.best.point == {"head": "mlp"}
+
+
+def test_the_best_is_chosen_by_the_mean_of_validation_rows_and_not_by_test_rows(tmp_path):
+    swept = sweep(PLAN, tmp_path / "s", Trainer(values={"lr": 0.3, "mlp": 0.4}), metric="auprc")
+    assert swept.points[0].mean("test", "auprc") > swept.points[1].mean("test", "auprc")
+    assert swept.best.point == {"head": "mlp"}
+    summary = (tmp_path / "s" / SUMMARY).read_text()
+    assert "| **best** | mlp | 3 | 0.5000 ± 0.1000 | 0.5000 ± 0.1000 |  |" in summary
+
+
+def test_a_metric_that_is_better_when_lower_is_taken_so(tmp_path):
+    def trainer(point, outdir):
+        outdir.mkdir()
+        return {"val": {"rmse": float(point["alpha"])}}
+
+    assert sweep(Sweep.parse(["alpha=3,1,2"]), tmp_path / "s", trainer, metric="rmse").best.point == {"alpha": "1"}
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path):
+    first, second = Trainer(dies_at=4), Trainer()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(PLAN, tmp_path / "s", first, metric="auprc")
+    assert len(lines(tmp_path / "s")) == 4
+    said = []
+    swept = sweep(PLAN, tmp_path / "s", second, metric="auprc", say=said.append)
+    assert first.made + second.made == [dict(point) for point in PLAN.points]
+    assert said[3] == "[4/6] head mlp, seed 0: val auprc 0.5000 finished before"
+    assert len(swept.runs) == len(lines(tmp_path / "s")) == 6
+    assert swept == sweep(PLAN, tmp_path / "s", Trainer(dies_at=0), metric="auprc")
+
+
+def test_a_point_that_fails_is_a_line_with_its_sentence_and_is_tried_again(tmp_path):
+    trainer = Trainer(fails=["lr"])
+    swept = sweep(PLAN, tmp_path / "s", trainer, metric="auprc")
+    assert len(trainer.made) == 3
+    assert {line["failure"] for line in lines(tmp_path / "s")[:3]} == {"a class is missing from train"}
+    assert swept.best.point == {"head": "mlp"}
+    again = Trainer()
+    sweep(PLAN, tmp_path / "s", again, metric="auprc")
+    assert [point["head"] for point in again.made] == ["lr"] * 3
+    assert not any(line["failure"] for line in lines(tmp_path / "s"))
+
+
+def test_a_point_with_a_failed_seed_is_not_the_best_by_its_lucky_ones(tmp_path):
+    class OneFails(Trainer):
+        def __call__(self, point, outdir):
+            if dict(point) == {"head": "mlp", "seed": "0"}:
+                raise HeadError("no memory")
+            return super().__call__(point, outdir)
+
+    assert sweep(PLAN, tmp_path / "s", OneFails(values={"mlp": 0.6}), metric="auprc").best.point == {"head": "lr"}
+
+
+def test_where_all_fail_there_is_no_best(tmp_path):
+    swept = sweep(PLAN, tmp_path / "s", Trainer(fails=["lr", "mlp"]), metric="auprc")
+    assert swept.best is None
+    assert "no point has that metric of validation rows" in (tmp_path / "s" / SUMMARY).read_text()
+
+
+def test_options_can_vary_together():
+    plan = Sweep.parse(["c=1,2", "seed=5,6"], "zip")
+    assert plan.points == ((("c", "1"), ("seed", "5")), (("c", "2"), ("seed", "6")))
+    with pytest.raises(HeadError, match="c has 2, seed has 3"):
+        Sweep.parse(["c=1,2", "seed=5,6,7"], "zip")
+
+
+def test_a_file_says_the_same_with_values_that_hold_commas(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("vary:\n  steps: ['l2,pca:8', l2]\n  --class_weight: balanced\n  c: [0.1, 1]\n  seed: [0, 1]\n")
+    plan = Sweep.read(file)
+    assert plan.values["steps"] == ("l2,pca:8", "l2")
+    assert plan.values["class-weight"] == ("balanced",)
+    assert len(plan.points) == 8
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "vary: 3", "vary: {a: [[1]]}", "grid: {a: [1]}", "vary: {a: [1]}\nmore: 1", "{"]
+)
+def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(HeadError, match="is no sweep"):
+        Sweep.read(tmp_path / "sweep.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ([], "nothing varies"),
+        (["c"], "write option=value"),
+        (["c="], "has no values"),
+        (["c=1", "c=2"], "given twice"),
+        (["c=1,1"], "same run twice"),
+    ],
+)
+def test_what_makes_no_sweep_on_the_command_line_is_refused(given, why):
+    with pytest.raises(HeadError, match=why):
+        Sweep.parse(given)
+
+
+def test_a_mode_that_there_is_not_is_refused():
+    with pytest.raises(HeadError, match="product or zip"):
+        Sweep.parse(["c=1"], "sum")
+
+
+def test_a_folder_of_another_sweep_or_of_something_else_is_refused(tmp_path):
+    sweep(PLAN, tmp_path / "s", Trainer(), metric="auprc", fixed={"features": "a.zarr"})
+    with pytest.raises(HeadError, match=r"other options \(features\)"):
+        sweep(PLAN, tmp_path / "s", Trainer(), metric="auprc", fixed={"features": "b.zarr"})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(HeadError, match="is not empty"):
+        sweep(PLAN, tmp_path / "other", Trainer(), metric="auprc")
+    with pytest.raises(HeadError, match="cannot be written"):
+        sweep(PLAN, tmp_path / "other" / "thesis.tex" / "s", Trainer(), metric="auprc")
+
+
+def test_more_points_may_be_added_to_a_sweep(tmp_path):
+    sweep(PLAN, tmp_path / "s", Trainer(), metric="auprc")
+    more = Trainer()
+    sweep(Sweep.parse(["head=lr,mlp,knn", "seed=0,1,2"]), tmp_path / "s", more, metric="auprc")
+    assert [point["head"] for point in more.made] == ["knn"] * 3
+
+
+def test_values_that_make_no_folder_name_still_have_folders_of_their_own(tmp_path):
+    plan = Sweep({"head": ("a/b", "a:b", "x" * 200 + "1", "x" * 200 + "2", ".."), "seed": ("0",)})
+    swept = sweep(plan, tmp_path / "s", Trainer(), metric="auprc")
+    names = [run.folder.name for run in swept.runs]
+    assert len(set(names)) == 5
+    assert all(len(name) < 120 and "/" not in name for name in names)
+    assert all(run.folder.parent == tmp_path / "s" for run in swept.runs)
