@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedcache.errors import HeadError
 from heads.features import Rows, RowSource
 from heads.fitting import Fitted, Problem, Progress, say_nothing
 from heads.kinds import DEFAULT_METRICS, HEAD_KINDS
@@ -104,8 +103,7 @@ def fit_head(
     )
     if recipe.start is None:
         return Fit(HEAD_KINDS[recipe.kind].fit(problem, recipe.options), steps, recipe.select)
-    if not isinstance(recipe.start.head, MLPModel) or recipe.kind != MLPModel.kind:
-        raise HeadError("--init: only --head mlp goes on from a saved head, and only from one of its kind")
+    assert isinstance(recipe.start.head, MLPModel)
     return Fit(fit_perceptrons(problem, recipe.options, start=recipe.start.head), steps, recipe.select)
 
 

@@ -27,6 +27,7 @@ from heads.folds import Folds
 from heads.kinds import check_kind
 from heads.labels import TaskKind
 from heads.metrics import check_metric
+from heads.mlp_model import MLPModel
 from heads.open_run import open_run
 from heads.profile import profile_of
 from heads.results import Judging, Result
@@ -136,6 +137,11 @@ def _recipe(options: TrainOptions, store: Store, task: Task) -> Recipe:
         if others:
             raise HeadError(
                 f"--init {options.start} has a head for each of {len(run.heads)} folds: name a run with one"
+            )
+        if (options.kind, card.kind) != (MLPModel.kind, MLPModel.kind):
+            raise HeadError(
+                f"--init {options.start}: only --head mlp goes on from a saved head, and only from one of its kind; this is "
+                f"--head {options.kind}, and the run holds {card.kind}"
             )
         if (card.fingerprint, card.dim) != (store.fingerprint, store.dim) or not card.matches(task.target):
             raise HeadError(

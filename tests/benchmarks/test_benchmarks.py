@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import peers
-from benchmarks.__main__ import PEERS, REACHES, Line, extraction_lines, main
+from benchmarks.__main__ import main
 from benchmarks.job import SEQUENCES, sample
+from benchmarks.lines import LINES, PEERS, REACHES, Line, extraction_lines, wrong_results
 from benchmarks.published import DNA_BERT_6, ESM2_650M, NT_500M, Published
 from benchmarks.reading import Memmap, Ours, ZarrPython, write_rows
 
@@ -83,3 +84,12 @@ def test_the_quick_benchmarks_write_a_table_and_its_figures(tmp_path: Path) -> N
             for figures in measured[precision]["programs"].values():
                 assert figures["least_cosine"] >= figures["needed_cosine"] >= 0.999
     assert report["memory"]["share"] < 1
+    assert set(LINES) <= set(report)
+    for line in (line for name, of in LINES.items() for line in of(report[name])):
+        assert line.what in done.output
+
+
+def test_a_result_that_is_wrong_ends_the_benchmark_whatever_its_speed() -> None:
+    assert wrong_results({"quick": False, "ridge": {"within_gate": True}, "leakage": {"same_pairs": True}}) == []
+    assert wrong_results({"quick": False, "leakage": {"same_pairs": False}}) == ["leakage: other pairs than faiss"]
+    assert wrong_results({"quick": True, "mlp": {"same_metric": False}}) == []
