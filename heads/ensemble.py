@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 import numpy as np
@@ -66,15 +67,11 @@ class EnsembleModel:
         return {"members": settings}
 
     @classmethod
-    def load(cls, folder: Path, settings: Settings, kinds: Mapping[str, type[Head]] | None = None) -> Self:
-        """Invert `save`; only members of the known `kinds` are loaded, `heads.saved.KINDS` if none are given.
+    def load(cls, folder: Path, settings: Settings, kinds: Mapping[str, type[Head]] = MappingProxyType({})) -> Self:
+        """Invert `save`; only members of the known `kinds` are loaded.
 
         An ensemble of ensembles is refused: a made-up file could nest them without end.
         """
-        if kinds is None:
-            from heads.saved import KINDS
-
-            kinds = KINDS
         members = []
         for number, member in enumerate(settings["members"]):
             kind = str(member["kind"])

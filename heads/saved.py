@@ -42,10 +42,9 @@ KINDS: Mapping[str, type[Head]] = {
         BoostingModel,
         KNNModel,
         PrototypeModel,
-        EnsembleModel,
     )
 }
-"""Every kind of head that can be loaded. A file names its kind; only these run."""
+"""Every kind of head that can be loaded, and averaged in an ensemble. A file names its kind; only these run."""
 _TARGETS = ("binary", "multiclass", "multilabel", "regression")
 
 
@@ -131,9 +130,13 @@ def load(folder: Path) -> SavedHead:
         if version == 1:
             values = _upgrade(values)
         card = HeadCard.parse(values["card"])
-        if card.kind not in KINDS:
+        head: Head
+        if card.kind == EnsembleModel.kind:
+            head = EnsembleModel.load(folder, values["settings"], KINDS)
+        elif card.kind in KINDS:
+            head = KINDS[card.kind].load(folder, values["settings"])
+        else:
             raise HeadError(f"{folder / CARD} names the head kind {card.kind!r}; known here: {', '.join(KINDS)}")
-        head = KINDS[card.kind].load(folder, values["settings"])
         steps = None if values["steps"] is None else Steps.load(folder, values["steps"])
         saved = SavedHead(
             head,
