@@ -9,8 +9,8 @@ sequence the same bits whichever others are in its group.
 `Varlen`, on a GPU in half precision: torch's own FlashAttention over cumulative lengths, one launch a layer, without
 split keys, so that a sequence's bits do not depend on the others.
 
-`FlexAlibi`, on a GPU in half precision for encoders with ALiBi, which FlashAttention has no bias for: FlexAttention,
-compiled once for the batch's constant number of rows.
+`flexalibi.FlexAlibi`, on a GPU in half precision for encoders with ALiBi, which FlashAttention has no bias for:
+FlexAttention, compiled once for the batch's constant number of rows.
 
 On every way the input is (T, 3, H, E), queries, keys and values of T tokens in H heads of E values, and the result
 (T, H * E); rows after the last sequence mean nothing.
@@ -27,17 +27,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.attention.varlen import varlen_attn
 
 from embedcache.encoders.packed import PackedBatch
 
 _KEPT_BIAS = 512
 """Longest sequence, in tokens, whose ALiBi table is kept: 12 heads of 512 x 512 are 13 MB."""
-_BLOCK = 128
-"""Rows and columns of a block of FlexAttention's mask."""
-_ONE_SPLIT: dict[str, Any] = {"num_splits": 1} if "num_splits" in inspect.signature(varlen_attn).parameters else {}
-"""Where torch can split keys over blocks, it must not: the split depends on the other sequences of the batch."""
 
 Attend = Callable[[Tensor], Tensor]
 
@@ -55,7 +49,11 @@ def choose_attention(heads: int, head_dim: int, alibi: bool, dtype: torch.dtype,
         if not alibi and head_dim % 8 == 0 and head_dim <= 256:
             return Varlen()
         if alibi and head_dim >= 16 and importlib.util.find_spec("triton") is not None:
-            return FlexAlibi(heads, device, torch.compile(alibi_attention, fullgraph=True, dynamic=False))
+            # torch's compiler comes with it, which takes two seconds to import
+            from embedcache.encoders.flexalibi import FlexAlibi, alibi_attention
+
+            slopes_H = torch.tensor(alibi_slopes(heads), device=device)
+            return FlexAlibi(slopes_H, torch.compile(alibi_attention, fullgraph=True, dynamic=False))
     return Grouped(Alibi(heads, device) if alibi else None)
 
 
@@ -86,75 +84,26 @@ class Grouped:
 class Varlen:
     """torch's variable-length FlashAttention (CUDA, bfloat16 and float16)."""
 
+    def __init__(self) -> None:
+        # torch's compiler comes with it, which takes two seconds to import
+        from torch.nn.attention.varlen import varlen_attn
+
+        self.attention = varlen_attn
+        # where torch can split keys over blocks, it must not: the split depends on the other sequences of the batch
+        splits = "num_splits" in inspect.signature(varlen_attn).parameters
+        self.one_split: dict[str, Any] = {"num_splits": 1} if splits else {}
+
     def __call__(self, batch: PackedBatch) -> Attend:
         """Take a batch's cumulative lengths."""
         bounds_B1, longest = batch.bounds_B1, batch.longest
 
         def attend(qkv_T3HE: Tensor) -> Tensor:
             q_THE, k_THE, v_THE = qkv_T3HE.unbind(1)
-            mixed_THE = varlen_attn(q_THE, k_THE, v_THE, bounds_B1, bounds_B1, longest, longest, **_ONE_SPLIT)
+            mixed_THE = self.attention(q_THE, k_THE, v_THE, bounds_B1, bounds_B1, longest, longest, **self.one_split)
             assert isinstance(mixed_THE, Tensor)
             return mixed_THE.flatten(1)
 
         return attend
-
-
-class FlexAlibi:
-    """FlexAttention with linear biases.
-
-    Parameters
-    ----------
-    attention : `alibi_attention`, or what torch.compile makes of it.
-    """
-
-    def __init__(self, heads: int, device: torch.device, attention: Callable[..., Tensor]) -> None:
-        self.slopes_H = torch.tensor(alibi_slopes(heads), device=device)
-        self.attention = attention
-
-    def __call__(self, batch: PackedBatch) -> Attend:
-        """Work out which blocks of tokens share a sequence, on the device."""
-        T = len(batch.ids_T)
-        sequence_T = torch.bucketize(torch.arange(T, device=batch.ids_T.device), batch.bounds_B1[1:], right=True)
-        blocks, columns = blocks_in_common(sequence_T, batch)
-        return lambda qkv_T3HE: self.attention(qkv_T3HE, sequence_T, batch.positions_T, self.slopes_H, blocks, columns)
-
-
-def blocks_in_common(sequence_T: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """For each of Q blocks of 128 tokens the blocks that its sequences reach into: count (1, 1, Q), numbers (1, 1, Q, Q).
-
-    A sequence lies in one piece, so these blocks are neighbours, from the one where the block's first sequence begins to
-    the one where its last sequence ends.
-    """
-    T = len(sequence_T)
-    firsts_Q = torch.arange(0, T, _BLOCK, device=sequence_T.device)
-    lasts_Q = torch.clamp(firsts_Q + _BLOCK, max=batch.tokens) - 1
-    bounds = torch.cat((batch.bounds_B1, batch.bounds_B1[-1:])).long()
-    first_block_Q = bounds[sequence_T[firsts_Q]] // _BLOCK
-    last_block_Q = (bounds[sequence_T[lasts_Q.clamp(min=0)] + 1] - 1) // _BLOCK
-    count_Q = torch.where(firsts_Q < batch.tokens, last_block_Q - first_block_Q + 1, 0)
-    numbers_QQ = (first_block_Q[:, None] + torch.arange(len(firsts_Q), device=sequence_T.device)) % len(firsts_Q)
-    return count_Q.int()[None, None], numbers_QQ.int()[None, None]
-
-
-def alibi_attention(
-    qkv_T3HE: Tensor, sequence_T: Tensor, positions_T: Tensor, slopes_H: Tensor, blocks: Tensor, columns: Tensor
-) -> Tensor:
-    """Attention within sequences with the bias -slope |i - j|, through FlexAttention; (T, H * E)."""
-    T = len(sequence_T)
-
-    def same_sequence(_b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return sequence_T[i] == sequence_T[j]
-
-    def add_bias(score: Tensor, _b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return score - slopes_H[h] * (positions_T[i] - positions_T[j]).abs()
-
-    mask = BlockMask.from_kv_blocks(
-        blocks, columns, BLOCK_SIZE=_BLOCK, mask_mod=same_sequence, seq_lengths=(T, T), compute_q_blocks=False
-    )
-    q_1HTE, k_1HTE, v_1HTE = (part.transpose(0, 1)[None] for part in qkv_T3HE.unbind(1))
-    mixed_1HTE = flex_attention(q_1HTE, k_1HTE, v_1HTE, score_mod=add_bias, block_mask=mask)
-    assert isinstance(mixed_1HTE, Tensor)
-    return mixed_1HTE[0].transpose(0, 1).flatten(1)
 
 
 def alibi_slopes(heads: int) -> list[float]:

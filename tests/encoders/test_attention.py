@@ -13,21 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from embedcache.encoders import attention, linear
+from embedcache.encoders import linear
 from embedcache.encoders.attention import (
     Alibi,
-    FlexAlibi,
     Grouped,
     Rotary,
     Varlen,
-    alibi_attention,
     alibi_slopes,
-    blocks_in_common,
     choose_attention,
     rotate_,
 )  # fmt: skip
 from embedcache.encoders.checkpoint import Checkpoint
 from embedcache.encoders.families import recognise
+from embedcache.encoders.flexalibi import FlexAlibi, alibi_attention, blocks_in_common
 from embedcache.encoders.packed import PackedBatch, equal_length_groups
 from embedcache.encoders.trunk import Trunk
 from tests.conftest import shared_folder
@@ -71,7 +69,7 @@ def test_grouped_attention_equals_the_formula(slopes: list[float]) -> None:
 def test_flex_attention_with_alibi_equals_grouped_attention() -> None:
     total = int(LENGTHS.sum())
     grouped = Grouped(Alibi(6, CPU))(packed())(random_qkv())
-    flex = FlexAlibi(6, CPU, alibi_attention)(packed())(random_qkv())
+    flex = FlexAlibi(torch.tensor(alibi_slopes(6)), alibi_attention)(packed())(random_qkv())
     torch.testing.assert_close(flex[:total], grouped[:total], atol=2e-6, rtol=0)
 
 
@@ -97,7 +95,7 @@ def test_flex_attention_is_traced_once_for_all_batches_of_the_same_rows() -> Non
     torch._dynamo.reset()
     counters.clear()
     compiled = torch.compile(alibi_attention, fullgraph=True, dynamic=False, backend="eager")
-    flex = FlexAlibi(6, CPU, compiled)
+    flex = FlexAlibi(torch.tensor(alibi_slopes(6)), compiled)
     flex(packed())(random_qkv())
     other = PackedBatch.of(np.zeros(700, np.int32), np.full(100, 7), CPU, rows=1024)
     before = dict(counters["stats"])
@@ -120,7 +118,7 @@ def test_varlen_attention_gets_each_sequence_by_its_bounds(monkeypatch: pytest.M
             out[start:stop] = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(0, 1)
         return out
 
-    monkeypatch.setattr(attention, "varlen_attn", plain)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain)
     total = int(LENGTHS.sum())
     ours = Varlen()(packed())(random_qkv())
     torch.testing.assert_close(ours[:total], Grouped(None)(packed())(random_qkv())[:total], atol=2e-6, rtol=0)

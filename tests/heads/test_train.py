@@ -257,6 +257,24 @@ def test_outputs_are_numbered_and_never_overwritten_unasked(store, tmp_path):
         ({}, ["--split", "kfold:1"], "at least 2 folds"),
         ({}, ["--init", "nowhere"], "there is no run directory nowhere"),
         ({"split": ["train"] * ROWS}, [], "test has no rows"),
+        ({"label": ["viral"] + [None] * (ROWS - 1)}, [], "only the class 'viral'"),
+        (
+            {"label": [0.5] + [None] * (ROWS - 1)},
+            ["--task", "regression", "--head", "ridge"],
+            "has 1 rows with a label",
+        ),
+        (
+            {"label": ["host"] * 900 + ["viral"] * 600, "split": ["train"] * 900 + ["val", "test"] * 300},
+            [],
+            "lacks a class",
+        ),
+        ({"group": ["one"] * ROWS}, ["--split", "none"], "group"),
+        ({"group": ["one"] * ROWS}, ["--split", "leave-out:group"], "two are needed"),
+        (
+            {"group": [f"g{i}" for i in range(ROWS)]},
+            ["--split", "leave-out:group"],
+            "take --split kfold:5 --group group",
+        ),
         ({}, ["--positive", "phage"], "has the classes host, viral"),
     ],
 )
