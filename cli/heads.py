@@ -173,6 +173,12 @@ def _class_weights(text: str | None, pos_weight: float | None) -> list[Any] | No
     help="Keep features in memory up to this size, else read the store in every pass.",
 )
 @SEED
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="For drawn splits alone.  [default: --seed; in a sweep 0]",
+)
 @BOOTSTRAP
 @DEVICE
 @head_options
@@ -189,6 +195,10 @@ def train(features: Path, output: Path | None, overwrite: bool, **given: Any) ->
         click.echo("  --threshold has no effect: it is for two classes and for labels")
     for part in [part for part in ("val", "test") if part in done.results[0].parts]:
         click.echo("\n" + report.table(done.results, part, done.metrics))
+        if done.results[0].parts[part].conformal is not None:
+            click.echo(f"conformal: {done.results[0].parts[part].conformal}")
+    if done.folds:
+        click.echo(report.folds_line(done.folds, done.metrics))
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
     click.echo(f"next: heads predict {done.outdir} --features STORE -o predictions.parquet")
     click.echo(f"      heads evaluate {done.outdir} --features STORE")
@@ -207,6 +217,12 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
     from heads.train import train as train_head
 
     kind, near, steps = given["kind"], given["near"], given["steps"]
+    if given["threshold_by_stratum"] and given["strata"] is None:
+        raise click.UsageError("--threshold-by-stratum needs the strata: name their column with --strata")
+    if given["head_freeze"] not in (None, "none") and given["start"] is None:
+        raise click.UsageError("--freeze keeps layers of a saved head: name its run with --init")
+    if kind in ("ridge", "quantile") and given["task"] == "auto":
+        given["task"] = "regression"
     weights = _class_weights(given["class_weight"], given["pos_weight"])
     options = options_of(kind, HEAD_KINDS[kind].options, given, weights)
     decisions = DecisionOptions(
@@ -233,6 +249,7 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
             near=THRESHOLD if near is None else near or None,
             strict=given["strict"],
             seed=given["seed"],
+            split_seed=given["split_seed"],
             device=given["device"],
             memory_bytes=int(given["memory"] * 2**30),
         ),
@@ -361,13 +378,17 @@ def evaluate(
 def export(run_directory: Path, form: str, output: Path | None) -> None:
     """Write the head of RUN for other programs: an ONNX file, or a folder that gives a scikit-learn pipeline.
 
-    Scores are equal. The features are those of the store, before any steps; what the head decides is in the file.
+    Scores are equal. The features are those of the store, before any steps; the threshold is in the file, thresholds by
+    stratum and conformal sets are not.
     """
     from embedcache.errors import HeadError
     from heads.export import export_onnx, export_sklearn
     from heads.open_run import open_run
 
     opened = open_run(run_directory)
+    decisions = opened.first.decisions
+    if decisions.thresholds is not None and decisions.thresholds.strata:
+        click.echo("  thresholds by stratum are not in the file: the one of all rows is; `heads predict` knows them")
     if len(opened.heads) > 1:
         raise HeadError(
             f"{run_directory} has a head for each of {len(opened.heads)} folds: train one on a single split"
@@ -415,6 +436,7 @@ def sweep(
     All other options are those of `heads train`. Run again, a sweep goes on where it stopped: finished runs stay, failed
     ones are tried again.
     """
+    from embedcache.errors import Interrupted
     from heads.head import read_json
     from heads.run_sweep import Sweep, summary
     from heads.run_sweep import sweep as run_sweep
@@ -428,17 +450,25 @@ def sweep(
     def train_one(point: Mapping[str, str], outdir: Path) -> Mapping[str, object]:
         given = _parameters(features, shared, point)
         given.pop("features"), given.pop("output"), given.pop("overwrite")
+        if given["split_seed"] is None and "seed" in points.values:
+            given["split_seed"] = 0  # other rows would make the runs of one point another experiment each
         _train(features, outdir, False, given, lambda line: None)
         return read_json(outdir / "metrics.json")
 
-    swept = run_sweep(
-        points,
-        output,
-        train_one,
-        metric=select or "auprc",
-        fixed={"features": str(features), "options": shared},
-        say=click.echo,
-    )
+    try:
+        swept = run_sweep(
+            points,
+            output,
+            train_one,
+            metric=select or "auprc",
+            fixed={"features": str(features), "options": shared},
+            say=click.echo,
+        )
+    except KeyboardInterrupt:
+        done = len(list(output.glob("*/metrics.json")))
+        raise Interrupted(
+            f"stopped by Ctrl-C: {done} of {len(points.points)} runs are finished and stay; run the same command to go on"
+        ) from None
     click.echo("\n" + summary(swept))
     click.echo(f"tables: {output / 'sweep.csv'}, {output / 'sweep.md'}")
 

@@ -81,18 +81,22 @@ def baselines(
     store: Store,
     task: Task,
     *,
+    kind: str = "lr",
     device: torch.device | str = "cpu",
     memory_bytes: int = MEMORY_BYTES,
     progress: Progress = say_nothing,
 ) -> tuple[list[Baseline], list[str]]:
-    """Fit every baseline that the store allows; the sentences say why others are missing, each without a full stop."""
+    """Fit every baseline that the store allows; the sentences say why others are missing, each without a full stop.
+
+    `kind` is that of the head beside which they stand: a regression on the features themselves is none beside itself.
+    """
     found = [prior(task)]
     if task.strata is not None:
         found.append(stratum(task, task.strata))
     fits: list[Callable[[_Fitting], Baseline]] = [_on_cells] if _alphabet(store) == CELL else [_on_kmers, _on_letters]
     missing = []
     try:
-        fitting = _Fitting.of(store, task, torch.device(device), memory_bytes, progress)
+        fitting = _Fitting(store, task, kind, torch.device(device), memory_bytes, progress).checked()
     except _Unfit as reason:
         return found, [f"no baselines of the sequences: {reason}"]
     for fit in fits:
@@ -142,17 +146,18 @@ class _Fitting:
 
     store: Store
     task: Task
+    kind: str
     device: torch.device
     memory_bytes: int
     progress: Progress
 
-    @classmethod
-    def of(cls, store: Store, task: Task, device: torch.device, memory_bytes: int, progress: Progress) -> _Fitting:
-        if _alphabet(store) not in (*KMER_ENCODERS, CELL):
+    def checked(self) -> _Fitting:
+        """Raise `_Unfit` where the store has no sequences to look at."""
+        if _alphabet(self.store) not in (*KMER_ENCODERS, CELL):
             raise _Unfit("the records of this store are not DNA, proteins or cells")
-        if "sequence" not in store.column_names:
+        if "sequence" not in self.store.column_names:
             raise _Unfit("the store keeps none (it was extracted with --drop-sequence)")
-        return cls(store, task, device, memory_bytes, progress)
+        return self
 
     @property
     def metric(self) -> str:
@@ -161,7 +166,7 @@ class _Fitting:
 
     def regression_on(self, name: str, dtype: npt.DTypeLike) -> Baseline:
         """A regression on the features of a weight-free encoder, kept in memory in the given type."""
-        if self.store.attrs["encoder"]["name"] == name:
+        if self.store.attrs["encoder"]["name"] == name and self.kind in ("lr", "ridge"):
             raise _Unfit(f"no baseline on {name}: the features are {name} themselves")
         encoder = embedcache.load_encoder(name)
         needed = (np.dtype(dtype).itemsize + 4) * len(self.task.rows) * encoder.hidden

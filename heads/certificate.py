@@ -169,7 +169,11 @@ class Certificate:
         """The certificate as it is shown on the screen."""
         looked_for = ["sequence"]
         looked_for += ["reverse complement"] if self.stranded else []
-        looked_for += [f"near-duplicate (cosine over {self.threshold:g})"] if self.threshold is not None else []
+        looked_for += (
+            [f"near-duplicate (cosine over {self.threshold:g} of standardised features)"]
+            if self.threshold is not None
+            else []
+        )
         looked_for += ["group"] if self.grouped else []
         lines = [f"split certificate {self.hash}: looked for the same {', '.join(looked_for)} in two parts"]
         lines += [f"  {contents.part:<6}{contents.rows:>10,} rows  {self._held(contents)}" for contents in self.parts]

@@ -263,6 +263,12 @@ def fit_decisions(
     notes: tuple[str, ...] = ()
     if options.calibration != "none":
         calibrator, notes = fit_calibrator(target, corrected, options.calibration)
+        if calibrator is not None and prior is not None and options.calibration != "temperature":
+            notes = (
+                *notes,
+                f"--calibration {options.calibration} learns the shares of the validation rows, and leaves nothing of "
+                "--prior: take one of them, or --calibration temperature",
+            )
     if calibrator is not None:
         calibrated = calibrator.apply(target.kind, corrected)
     thresholds, more = _fit_thresholds(target, calibrated, options, strata if options.by_stratum else None)

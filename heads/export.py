@@ -178,7 +178,8 @@ def _layers(head: Head) -> _Layers:
 
 
 def _no_twin(what: str) -> HeadError:
-    return HeadError(f"--to sklearn: there is no twin of {what} in scikit-learn; take --to onnx")
+    way_out = "it predicts by `heads predict` alone" if what.startswith("a knn") else "take --to onnx"
+    return HeadError(f"--to sklearn: there is no twin of {what} here; {way_out}")
 
 
 def _with_decisions(layers: _Layers, decisions: Decisions) -> _Layers:

@@ -89,7 +89,7 @@ def _read_multilabel(
 
 def read_numbers(store: Store, name: str, what: str) -> Doubles:
     """A numeric column as float64 (N,), NaN where it is null; raises HeadError for text and infinite values."""
-    column = _plain(store.column(name))
+    column = _plain(_parsed(store.column(name)))
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
         raise HeadError(f"{what} '{name}' has type {column.type}: it must be a column of numbers")
     values: Doubles = np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(), np.float64)
@@ -121,11 +121,23 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def _parsed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text that is nothing but numbers, infinite ones too, as numbers; every other column as it is."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    try:
+        return column.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return column
+
+
 def _is_measured(column: pa.ChunkedArray) -> bool:
-    if not pa.types.is_floating(column.type):
+    parsed = _parsed(column)
+    if not pa.types.is_floating(parsed.type):
         return False
-    values = pc.unique(column.drop_null()).to_numpy()
-    return len(values) > MOST_FLOAT_VALUES
+    values = pc.unique(parsed.drop_null()).to_numpy()
+    whole = parsed is not column and bool((values == np.round(values)).all() and np.isfinite(values).all())
+    return len(values) > MOST_FLOAT_VALUES and not whole  # numbers as text may be the names of classes
 
 
 def read_labels(column: pa.ChunkedArray, name: str, positive: str | None = None) -> Column:

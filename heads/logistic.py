@@ -31,7 +31,7 @@ from heads.metrics import better, check_metric, score
 from heads.moments import eigenbasis, standardise
 from heads.present import check_present
 from heads.target import Doubles, Examples, Kind, Target
-from heads.weights import ClassWeight, class_weights
+from heads.weights import ClassWeight, class_weights, weight_text
 
 STRENGTHS = tuple(float(f"{C:.3g}") for C in np.logspace(-4, 1, 8))
 """C of the default grid: 8 values from 1e-4 to 10, evenly spaced in the logarithm."""
@@ -41,6 +41,10 @@ MOST_COLUMNS = 256
 
 class NotConvergedWarning(UserWarning):
     """A fit used up its passes before it reached its optimum."""
+
+
+UNEVEN = "class weight "
+"""How a note begins that says what class weights did to the probabilities; a calibration or a prior undoes it."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ class _Points:
         (strength, weight), heads = self.options.points[point], self.heads(point)
         return {
             "C": strength,
-            "class_weight": _said(weight),
+            "class_weight": weight_text(weight),
             f"val_{select}": self.found[point],
             "objective": float(self.grid.objectives[heads].sum()),
             "passes": int(self.grid.passes[heads].max()),
@@ -241,10 +245,6 @@ def _scores_of_points(grid: LogisticGrid, points: int, val: Design, problem: Pro
     ]
 
 
-def _said(given: ClassWeight) -> str:
-    return given if isinstance(given, str) else ",".join(f"{name}={weight:g}" for name, weight in given.items())
-
-
 def _notes(fitted: _Points, best: int, problem: Problem) -> list[str]:
     notes = []
     kernel = find_kernel()
@@ -256,16 +256,16 @@ def _notes(fitted: _Points, best: int, problem: Problem) -> list[str]:
         side = "smallest" if chosen == min(strengths) else "largest"
         notes.append(f"the best C ({chosen:g}) is the {side} of the grid: a wider --c may do better")
     if weight == "balanced":
-        notes.append("class weight balanced: the probabilities are as if the classes were equally frequent")
+        notes.append(f"{UNEVEN}balanced: the probabilities are as if the classes were equally frequent")
     elif weight != "none":
         notes.append(
-            f"class weight {_said(weight)}: the probabilities are as if the classes were so many times as frequent"
+            f"{UNEVEN}{weight_text(weight)}: the probabilities are as if the classes were so many times as frequent"
         )
     for point, (strength, given) in enumerate(fitted.options.points):
         gap = fitted.grid.gaps[fitted.heads(point)].max()
         if gap > CERTIFIED:
             notes.append(
-                f"C = {strength:g}, class weight {_said(given)}: stopped after "
+                f"C = {strength:g}, class weight {weight_text(given)}: stopped after "
                 f"{fitted.grid.passes[fitted.heads(point)].max()} passes about {gap:.0e} of its objective above the minimum "
                 "(the classes may be separable)"
             )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from heads.breakdown import Part
 from heads.fitting import Record
 from heads.metrics import Evaluation
@@ -64,7 +66,7 @@ def table(results: Sequence[Result], part: str, metrics: Sequence[str]) -> str:
     evaluation = results[0].parts[part].evaluation
     head = [f"{part} ({evaluation.rows:,} rows)", *(TITLES[metric] for metric in metrics)]
     lines = [[result.name, *_cells(result.parts[part].evaluation, metrics)] for result in results]
-    remarks = [_what(evaluation), "[95 % bootstrap interval]" if evaluation.intervals else ""]
+    remarks = [_what(evaluation), "[95 % bootstrap interval]" if any(evaluation.intervals.values()) else ""]
     said = ", ".join(filter(None, remarks))
     return grid([head, *lines]) + (f"\n({said})" if said else "")
 
@@ -94,6 +96,15 @@ def parts_table(parts: Sequence[Part], metrics: Sequence[str]) -> str:
     head = [parts[0].column, "rows", *(TITLES[metric] for metric in metrics)]
     lines = [[part.name, f"{part.evaluation.rows:,}", *_cells(part.evaluation, metrics)] for part in parts]
     return grid([head, *lines])
+
+
+def folds_line(folds: Sequence[Record], metrics: Sequence[str]) -> str:
+    """Mean and standard deviation of the head over the folds; their rows together are judged with scores of many heads."""
+    words = []
+    for metric in metrics:
+        values = np.array([fold[metric] for fold in folds], np.float64)
+        words.append(f"{TITLES[metric]} {figure(float(values.mean()))} ± {values.std(ddof=1):.4f}")
+    return f"mean over {len(folds)} folds: {', '.join(words)} (above, scores of {len(folds)} heads are ranked together)"
 
 
 @dataclass(frozen=True)

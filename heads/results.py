@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,44 @@ class Judging:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What conformal sets or intervals are worth: the share of rows that they hold, and their size."""
+
+    coverage: float
+    mean_size: float
+    """Classes in a set, or width of an interval in units of the quantity."""
+
+    @classmethod
+    def of(cls, target: Target, decided: Decided) -> Held | None:
+        """Of rows with sets or intervals; None for others."""
+        if decided.sets is not None:
+            holds = decided.sets[np.arange(len(target)), np.asarray(target.values, np.int64)]
+            return cls(float(holds.mean()), float(decided.sets.sum(1).mean()))
+        if decided.intervals is not None:
+            low, high = decided.intervals.T
+            values = np.asarray(target.values, np.float64)
+            return cls(float(((low <= values) & (values <= high)).mean()), float((high - low).mean()))
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.coverage:.1%} of the rows are held, mean size {self.mean_size:.4g}"
+
+
+@dataclass(frozen=True)
 class PartResult:
     """Metrics of one split as decided, and, where there are thresholds, at probability 0.5."""
 
     evaluation: Evaluation
     at_half: Evaluation | None
+    conformal: Held | None = None
 
     def to_json(self) -> dict[str, object]:
         """The metrics by name; those that depend on the threshold once more under ``at_half``."""
         values = self.evaluation.to_json()
         if self.at_half is not None:
             values["at_half"] = {name: self.at_half.values[name] for name in OF_DECISIONS}
+        if self.conformal is not None:
+            values["conformal"] = asdict(self.conformal)
         return values
 
 
@@ -158,8 +185,9 @@ def judge_rows(
         groups=groups,
         seed=judging.seed,
     )
+    held = Held.of(target, decided)
     if target.kind not in ("binary", "multilabel"):
-        return PartResult(evaluation, None)
+        return PartResult(evaluation, None, held)
     positive = decided.outputs[:, 1] if target.kind == "binary" else decided.outputs
     half = (positive >= 0.5).astype(np.int64)
-    return PartResult(evaluation, evaluate(target, decided.outputs, half, resamples=0))
+    return PartResult(evaluation, evaluate(target, decided.outputs, half, resamples=0), held)

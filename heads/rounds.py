@@ -76,7 +76,10 @@ def part_of(task: Task, fold: Fold, pair: int = 0) -> Task:
 def run_once(task: Task, setting: Setting) -> Outcome:
     """Fit and judge on the one split of a task."""
     fit, outputs, shares = _fit(task, setting)
-    results = (_judge_head(task, fit, outputs, shares, setting), *_judge_baselines(task, setting))
+    results = (
+        _judge_head(task, fit, outputs, shares, setting),
+        *_judge_baselines(task, fit.fitted.head.quantiles, setting),
+    )
     names = np.array([*NAMES, ""])[task.parts]
     return Outcome(task, tuple(names.tolist()), results, (("", fit),), results[0].decisions)
 
@@ -94,7 +97,8 @@ def run_folds(task: Task, folds: Folds, setting: Setting) -> Outcome:
         fits += [(fold.name if len(heads) == 1 else f"{fold.name}-{pair}", fit) for pair, fit in enumerate(heads, 1)]
         judged = _validated(part_of(task, fold), fold)
         head = _judge_head(judged, heads[0], outputs, shares, own)
-        by_fold.append((fold, (head, *_judge_baselines(part_of(task, fold), own))))
+        quantiles = heads[0].fitted.head.quantiles
+        by_fold.append((fold, (head, *_judge_baselines(part_of(task, fold), quantiles, own))))
         held_out.append((judged.part(VAL), outputs[judged.part(VAL)]))
     pooled = tuple(_pool(task, by_fold, place, setting.judging) for place in range(len(by_fold[0][1])))
     names = np.full(len(task.rows), "", object)
@@ -139,17 +143,23 @@ def _judge_head(task: Task, fit: Fit, outputs: Doubles, shares: Doubles | None, 
     return judge(task, name, outputs, setting.judging, quantiles=quantiles, trained_shares=shares)
 
 
-def _judge_baselines(task: Task, setting: Setting) -> tuple[Result, ...]:
+def _judge_baselines(task: Task, quantiles: tuple[float, ...], setting: Setting) -> tuple[Result, ...]:
     found, reasons = baselines(
         setting.store,
         task,
+        kind=setting.recipe.kind,
         device=setting.device,
         memory_bytes=setting.recipe.memory_bytes,
         progress=setting.progress,
     )
     for reason in reasons:
         setting.say(f"  {reason}")
-    return tuple(judge(task, rival.name, rival.outputs, setting.judging) for rival in found)
+    judged = [judge(task, rival.name, rival.outputs, setting.judging) for rival in found]
+    if quantiles:
+        held = np.quantile(np.asarray(task.examples(TRAIN).target.values, np.float64), quantiles)
+        constant = np.tile(held, (len(task.rows), 1))
+        judged.insert(1, judge(task, "quantiles of train only", constant, setting.judging, quantiles=quantiles))
+    return tuple(judged)
 
 
 def _told_of(progress: Progress, fold: str) -> Progress:

@@ -12,7 +12,7 @@ from heads.breakdown import Strata, numeric_bins, parse_strata
 from heads.features import Rows
 from heads.folds import Folds, ManyFolds, check_folds, make_folds, make_split, parse_plan
 from heads.labels import MISSING, Column, TaskKind, encode, read_numbers, read_target, read_weights
-from heads.splits import NAMES, TRAIN, check_split
+from heads.splits import NAMES, TRAIN, VAL, check_split
 from heads.target import ClassName, Codes, Doubles, Examples, Target
 
 LABEL, SPLIT, GROUP = "label", "split", "group"
@@ -88,8 +88,12 @@ class Task:
 
     @property
     def train_shares(self) -> Doubles | None:
-        """Shares of the classes in the training rows as they are, (classes,) or of labels (L, 2); None without classes."""
-        target = self.target.take(self.part(TRAIN))
+        """Shares of the classes in the training rows as they are, (classes,) or of labels (L, 2); None without classes.
+
+        In nested folds every validation row trained another head of the fold.
+        """
+        trained = self.part(TRAIN)
+        target = self.target.take(trained if len(trained) else self.part(VAL))
         if target.kind == "regression" or not len(target):
             return None
         if target.kind == "multilabel":

@@ -176,8 +176,9 @@ def fit_thresholds(
 ) -> tuple[Thresholds, tuple[str, ...]]:
     """Tune the cut of each label on all validation rows, and of each stratum on its own.
 
-    A stratum with fewer than `FEWEST_ROWS` rows, or `FEWEST_OF_CLASS_IN_STRATUM` of either class, gets the cut of all
-    rows; where all rows are too few, the cut is `UNTUNED`. Both are said in the notes that are returned.
+    A stratum whose rows all have one score gets the cut of all rows, and so does one with fewer than `FEWEST_ROWS` rows or
+    `FEWEST_OF_CLASS_IN_STRATUM` of either class; where all rows are too few, the cut is `UNTUNED`. The latter two are said
+    in the notes that are returned.
 
     Parameters
     ----------
@@ -220,6 +221,8 @@ def _tune_strata(
     poor = []
     for stratum in range(len(cuts_S)):
         rows = stratum_N == stratum
+        if rows.any() and scores_N[rows].min() == scores_N[rows].max():
+            continue  # no cut tells these rows apart: that of all rows serves them too
         if _enough(positive_N[rows], FEWEST_OF_CLASS_IN_STRATUM):
             cuts_S[stratum] = best_cut(positive_N[rows], scores_N[rows], rule)
         else:

@@ -22,12 +22,14 @@ from heads.certificate import THRESHOLD
 from heads.certificates import Certificates, certify_task
 from heads.features import MEMORY_BYTES, open_features, pick_device
 from heads.fit import Recipe, default_metric
-from heads.fitting import Progress
+from heads.fitting import Progress, Record
 from heads.folds import Folds
 from heads.kinds import check_kind
 from heads.labels import TaskKind
+from heads.logistic import UNEVEN
 from heads.metrics import check_metric
 from heads.mlp_model import MLPModel
+from heads.mlp_options import MLPOptions
 from heads.open_run import open_run
 from heads.profile import profile_of
 from heads.results import Judging, Result
@@ -66,6 +68,8 @@ class TrainOptions:
     strict: bool = False
     """Refuse a split that leaks."""
     seed: int = 0
+    split_seed: int | None = None
+    """Of a drawn split; None takes `seed`."""
     device: str = "auto"
     memory_bytes: int = MEMORY_BYTES
 
@@ -77,6 +81,8 @@ class Training:
     outdir: Path
     results: tuple[Result, ...]
     """The head first, then its baselines."""
+    folds: tuple[Record, ...]
+    """Test metrics of each fold; () for one split."""
     metrics: tuple[str, ...]
     """Those to show."""
 
@@ -94,7 +100,7 @@ def train(
     runs.refuse_existing(outdir, overwrite)
     device = pick_device(options.device)
     task = load_task(store, options.columns, kind=options.task, positive=options.positive)
-    task, folds = split_task(store, task, options.seed)
+    task, folds = split_task(store, task, options.seed if options.split_seed is None else options.split_seed)
     recipe = _recipe(options, store, task)
     certificate = certify_task(store, task, folds, options.near, device, options.memory_bytes)
     arguments = {"features": str(features), **_plain(options), "columns": asdict(task.columns), "select": recipe.select}
@@ -106,7 +112,7 @@ def train(
         with _bar(f"{options.kind} head") as progress:
             setting = Setting(store, recipe, options.judging, device, progress, say)
             outcome = run_once(task, setting) if folds is None else run_folds(task, folds, setting)
-        notes = _account(outcome, say)
+        notes = _account(outcome, options.judging.decisions.threshold, say)
         _save_heads(folder / runs.MODEL, store, outcome, options)
         manifest = runs.make_manifest(
             store,
@@ -119,7 +125,7 @@ def train(
         )
         write_run(folder, store, outcome, manifest, certificate, options.judging, notes)
     quantiles = outcome.fits[0][1].fitted.head.quantiles
-    return Training(outdir, outcome.results, report.shown_metrics(task.target.kind, quantiles))
+    return Training(outdir, outcome.results, outcome.folds, report.shown_metrics(task.target.kind, quantiles))
 
 
 def _recipe(options: TrainOptions, store: Store, task: Task) -> Recipe:
@@ -150,6 +156,8 @@ def _recipe(options: TrainOptions, store: Store, task: Task) -> Recipe:
                 f"{', '.join(map(str, task.target.names))} ({task.target.kind})"
             )
     head = options.head if options.pos_weight is None else _with_pos_weight(options, task)
+    if start is not None and isinstance(start.head, MLPModel) and head.hidden == MLPOptions().hidden:
+        head = replace(head, hidden=tuple(start.head.perceptron.sizes[1:-1]))
     return Recipe(options.kind, head, options.steps, select, options.seed, options.memory_bytes, start)
 
 
@@ -183,11 +191,23 @@ def _introduce(store: Store, task: Task, folds: Folds | None, certificate: Certi
         say(f"  {line}")
 
 
-def _account(outcome: Outcome, say: Say) -> list[str]:
+def _account(outcome: Outcome, aim: str, say: Say) -> list[str]:
     """Say what was chosen and what is to be known of it; returns the notes."""
     for name, fit in outcome.fits:
         say(f"{name + ': ' if name else ''}chosen: {fit.settings} ({fit.score})")
     notes = list(dict.fromkeys(note for _, fit in outcome.fits for note in fit.notes))
+    decisions = outcome.decisions
+    if decisions.prior is not None or decisions.calibrator is not None:
+        notes = [note for note in notes if not note.startswith(UNEVEN)]
+    quantiles = outcome.fits[0][1].fitted.head.quantiles
+    if quantiles and 0.5 not in quantiles:
+        nearest = min(quantiles, key=lambda quantile: abs(quantile - 0.5))
+        notes.append(
+            f"there is no quantile 0.5: predictions, and all metrics but pinball, are those of the quantile {nearest:g}"
+        )
+    if decisions.threshold is not None:
+        cuts = decisions.threshold if isinstance(decisions.threshold, tuple) else (decisions.threshold,)
+        say(f"threshold {', '.join(f'{cut:.4g}' for cut in cuts)} (for {aim} on validation rows)")
     notes += [note for note in outcome.results[0].notes if note not in notes]
     for note in notes:
         say(f"  {note}")

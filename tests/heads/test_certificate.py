@@ -188,7 +188,7 @@ def test_without_features_near_duplicates_are_not_looked_for():
     assert certificate.leaks == ()
     assert certificate.threshold is None
     assert "near-duplicate" not in certificate.lines()[0]
-    assert "near-duplicate (cosine over 0.999)" in split.certificate().lines()[0]
+    assert "near-duplicate (cosine over 0.999 of standardised features)" in split.certificate().lines()[0]
 
 
 def test_equal_splits_have_equal_certificates_and_any_change_another():

@@ -280,7 +280,7 @@ def test_heads_without_a_form_are_refused_in_one_sentence(tmp_path, features):
     )
     with pytest.raises(HeadError, match="a knn head has no form in ONNX"):
         export_onnx(odd, tmp_path / "head.onnx")
-    with pytest.raises(HeadError, match="no twin of a knn head in scikit-learn"):
+    with pytest.raises(HeadError, match="no twin of a knn head here"):
         to_sklearn(odd)
     zeros, _ = saved_head("lightgbm", "binary", features)
     fit, _ = OPTIONS["lightgbm"]

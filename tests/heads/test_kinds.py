@@ -99,6 +99,12 @@ def test_quantiles_rise_along_every_row_and_hold_their_share(rich, tmp_path):
     assert (test["y_true"] <= test["y_q0.9"]).mean() == pytest.approx(0.9, abs=0.08)
     held = (test["y_low"] <= test["y_true"]) & (test["y_true"] <= test["y_high"])
     assert held.mean() == pytest.approx(0.8, abs=0.1)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["test"]["conformal"]["coverage"] == pytest.approx(held.mean())
+    constant, mean = (
+        metrics["baselines"][name]["test"]["pinball"] for name in ("quantiles of train only", "mean only")
+    )
+    assert metrics["test"]["pinball"] < constant < mean
 
 
 def test_every_row_is_judged_once_by_a_head_that_has_not_seen_it(rich, tmp_path):
@@ -107,6 +113,7 @@ def test_every_row_is_judged_once_by_a_head_that_has_not_seen_it(rich, tmp_path)
     assert metrics["test"]["rows"] == ROWS
     assert metrics["test"]["auroc"] == pytest.approx(np.mean([fold["auroc"] for fold in metrics["folds"]]), abs=0.05)
     assert "fold 2: chosen" in said
+    assert "mean over 3 folds: AUROC" in said
     assert sorted(folder.name for folder in (tmp_path / "out" / "model").iterdir()) == ["fold-1", "fold-2", "fold-3"]
     table = columns_of(tmp_path / "out" / "predictions.parquet")
     for group in np.unique(table["row"] // 10):
@@ -116,7 +123,7 @@ def test_every_row_is_judged_once_by_a_head_that_has_not_seen_it(rich, tmp_path)
 
 
 def test_nested_folds_and_left_out_groups_give_heads_that_predict(rich, tmp_path):
-    _, metrics = train(tmp_path, rich, "--split", "nested:2x2", "--head", "knn", "--k", "10")
+    _, metrics = train(tmp_path, rich, "--split", "nested:2x2", "--head", "knn", "--k", "10", "--prior", "0.2")
     assert len(metrics["selected"]) == 4
     _, metrics = train(tmp_path, rich, "--split", "leave-out:context", "--head", "prototype")
     assert [fold["fold"] for fold in metrics["folds"]] == ["context=CG", "context=CHG", "context=CHH"]
@@ -202,7 +209,7 @@ def test_a_head_goes_on_from_another_with_its_hidden_layers_frozen(rich, tmp_pat
     train(tmp_path, rich, "--head", "mlp", *SMALL["mlp"])
     (tmp_path / "out").rename(tmp_path / "first")
     words = ["--init", tmp_path / "first", "--freeze", "hidden"]
-    train(tmp_path, rich, "--head", "mlp", *SMALL["mlp"], *words)
+    train(tmp_path, rich, "--head", "mlp", "--epochs", "3", *words)
     from heads.saved import load
 
     before, after = (load(tmp_path / name / "model").head.perceptron.weights for name in ("first", "out"))
@@ -290,10 +297,52 @@ def test_options_of_another_kind_are_refused_by_name(rich, tmp_path):
         (["--pos-weight", "2", "--class-weight", "balanced"], "not both"),
         (["--class-weight", "heavy"], "give none, balanced, both"),
         (["--hidden", "x"], "is not a list of whole numbers"),
+        (["--threshold-by-stratum"], "name their column with --strata"),
+        (["--head", "mlp", "--freeze", "hidden"], "name its run with --init"),
     ):
         done = CliRunner().invoke(heads, ["train", "--features", str(rich), *words])
         assert done.exit_code == 2, words
         assert message in " ".join(done.output.split()), done.output
+
+
+def test_a_calibration_that_undoes_the_prior_says_so_and_the_note_on_weights_goes(rich, tmp_path):
+    words = ["--class-weight", "balanced", "--c", "0.1", "--prior", "train"]
+    assert "as if the classes" in train(tmp_path, rich, "--class-weight", "balanced", "--c", "0.1")[0]
+    said, _ = train(tmp_path, rich, *words)
+    assert "as if the classes" not in said
+    assert "leaves nothing of --prior" not in said
+    assert "leaves nothing of --prior" in train(tmp_path, rich, *words, "--calibration", "platt")[0]
+
+
+def test_quantiles_without_the_median_say_what_the_predictions_are(rich, tmp_path):
+    words = ["--head", "quantile", "--label", "amount", "--alpha", "1", "--quantiles", "0.1,0.9"]
+    assert "are those of the quantile 0.1" in train(tmp_path, rich, *words)[0]
+
+
+def test_a_lookup_of_the_stratum_keeps_its_threshold_where_heads_have_one_each(rich, tmp_path):
+    words = ["--strata", "length:300", "--c", "0.1", "--threshold", "mcc"]
+    both = [train(tmp_path, rich, *words, *more)[1]["baselines"] for more in ([], ["--threshold-by-stratum"])]
+    assert both[0]["stratum only"]["test"]["mcc"] == both[1]["stratum only"]["test"]["mcc"]
+
+
+def test_seeds_of_a_sweep_are_judged_on_the_same_rows(rich, tmp_path):
+    words = [
+        "--features",
+        rich,
+        "--split",
+        "none",
+        "--vary",
+        "seed=0,1",
+        "--c",
+        "1",
+        "--bootstrap",
+        "0",
+        "--output",
+        "s",
+    ]
+    run(tmp_path, "sweep", *words)
+    first, second = (columns_of(tmp_path / "s" / f"seed={seed}" / "predictions.parquet") for seed in (0, 1))
+    assert (first["split"] == second["split"]).all()
 
 
 @pytest.mark.slow
