@@ -302,7 +302,7 @@ def _notes_on_resamples(drawn: Mapping[str, Doubles], values: Mapping[str, float
     """Say how many resamples have no AUROC or correlation where the rows have, and whether the ECE is mostly chance."""
     notes = []
     if "ece" in drawn and mostly_chance(drawn["ece"], values["ece"]):
-        notes.append("has a calibration error that is not told from chance")
+        notes.append("has a calibration error (ECE) no larger than chance gives calibrated scores")
     for name, shown, lacks in (("auroc", "AUROC", "a class"), ("pearson", "Pearson", "a second value")):
         missing = int(np.isnan(drawn[name]).sum()) if name in drawn else 0
         if missing and not math.isnan(values[name]):

@@ -54,7 +54,8 @@ def trained(store: Path, run: Path, *options: str) -> dict[str, Any]:
     words = [sys.executable, "-c", "from cli.heads import main; main()", "train", "--features", store, "--output", run]
     done = subprocess.run([*map(str, words), *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {file.name for file in (run / "plots").iterdir()} == {"pr.png", "roc.png", "calibration.png"}
+    pictures = {"pr.png", "roc.png", "calibration.png", "confusion.png"}
+    assert {file.name for file in (run / "plots").iterdir()} == pictures
     found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
     return found
 

@@ -227,7 +227,7 @@ def test_the_interval_of_a_calibration_error_holds_the_true_one_and_reaches_0_wh
     target = Target("binary", (0, 1), yes.astype(np.int64))
     sound = evaluate(target, np.stack([1 - p, p], 1), resamples=200)
     assert sound.intervals["ece"][0] == 0
-    assert "has a calibration error that is not told from chance" in sound.notes
+    assert "has a calibration error (ECE) no larger than chance gives calibrated scores" in sound.notes
     off = evaluate(target, np.stack([0.8 - p, p + 0.2], 1), resamples=200)
     assert 0.15 < off.intervals["ece"][0] < 0.2 < off.intervals["ece"][1]
     assert off.notes == ()
