@@ -17,7 +17,7 @@ setup: $(INSTALLED)
 $(INSTALLED): setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,bench,export]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,bench,export,finetune,track]"
 	touch $(INSTALLED)
 
 # Simulated reads of two clades, 4 % positive, grouped by genome -> embeddings -> head, table and plots in $(DEMO)/.

@@ -146,7 +146,7 @@ def test_a_fault_of_ours_is_one_sentence_with_exit_code_1_and_a_log(tmp_path: Pa
     code = (
         "import embedcache.sources, cli.embedcache\n"
         "def broken(*a, **k): raise ZeroDivisionError('division by zero')\n"
-        "embedcache.sources.open_source = broken\n"
+        "embedcache.sources.open_records = broken\n"
         "cli.embedcache.main()"
     )
     words = [sys.executable, "-c", code, "extract", "--model", "kmer:2", "--input", "x", "--output", tmp_path / "s"]

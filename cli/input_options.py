@@ -1,0 +1,53 @@
+"""The options that say where records come from, declared once for every command that reads an input."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from embedcache.input_options import InputOptions
+
+Command = Callable[..., None]
+
+_OPTIONS = (
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        help="FASTA, CSV, TSV or parquet, plain or gzipped; several may follow, - is standard input. FILE:label=1 gives "
+        "every record of FILE that column.",
+    ),
+    click.argument("more_inputs", nargs=-1, metavar="[FILE]..."),
+    click.option("--metadata", type=click.Path(), help="Table whose columns are joined to the records by id."),
+    click.option("--id-column", help="Name of the id column of tables. Default: the first of id, name, seq_id..."),
+    click.option("--sequence-column", help="Name of the sequence column of tables. Default: sequence or seq."),
+)
+
+
+INPUT_NAMES = (*(field.name for field in fields(InputOptions)), "more_inputs")
+"""Names of the parameters that `input_options` adds."""
+
+
+def input_options(command: Command) -> Command:
+    """Give a command the options above; it gets them together, as its parameter ``records``."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def with_records(command: Command) -> Command:
+    """Put the values of the options above together, as the parameter ``records`` of a command."""
+
+    @functools.wraps(command)
+    def gathered(*arguments: Any, **given: Any) -> None:
+        given["inputs"] = (*given["inputs"], *given.pop("more_inputs"))
+        chosen = InputOptions(**{name: given.pop(name) for name in INPUT_NAMES if name in given})
+        if not chosen.inputs:
+            raise click.UsageError("name the records: --input FILE")
+        command(*arguments, records=chosen, **given)
+
+    return gathered

@@ -1,0 +1,22 @@
+"""From what the user chose to one source of records: the reader of the input, and what is done to its records."""
+
+from __future__ import annotations
+
+from embedcache.input_options import InputOptions
+from embedcache.records import Source
+from embedcache.sources.inputs import open_source
+
+
+def open_records(options: InputOptions) -> Source:
+    """Open what the user chose as one source.
+
+    Raises
+    ------
+    InputError : the input cannot be read, or the options do not go together.
+    """
+    return open_source(
+        options.inputs,
+        metadata=options.metadata,
+        id_column=options.id_column,
+        sequence_column=options.sequence_column,
+    )
