@@ -12,6 +12,8 @@ from cli.errors import run
 from cli.head_options import head_options, options_of
 
 if TYPE_CHECKING:
+    from heads.aggregation import How
+    from heads.prediction_file import ByParent
     from heads.train import Training
 
 FOLDER = click.Path(path_type=Path)
@@ -53,6 +55,17 @@ STRATA = click.option(
     "--strata",
     metavar="COL[:N,N,...]",
     help="Report metrics by the values of this column, or by bins of a numeric one, such as length:200,500.",
+)
+AGGREGATE = click.option(
+    "--aggregate",
+    type=click.Choice(["mean", "max", "median", "vote"]),
+    help="Put the windows of a parent together: mean or maximum of their probabilities or values, median of values, or "
+    "the share of windows that are called so.",
+)
+BY = click.option(
+    "--by",
+    metavar="COL",
+    help="With --aggregate: the column that names the parents.  [default: parent, else the groups]",
 )
 STRICT = click.option("--strict", is_flag=True, help="Refuse rows that are far from those that trained the head.")
 
@@ -274,7 +287,11 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
 )
 @click.option("--any-alphabet", is_flag=True, help="With --input: also take sequences that look like another alphabet.")
 @click.option("--trust-remote-code", is_flag=True, help="With --input: run code that comes with an hf: encoder.")
-@click.option("-o", "--output", type=FOLDER, required=True, metavar="FILE", help="Parquet file to write.")
+@click.option(
+    "-o", "--output", type=FOLDER, required=True, metavar="FILE", help="File to write: parquet, or .csv, .tsv, .csv.gz."
+)
+@AGGREGATE
+@BY
 @STRICT
 @DEVICE
 def predict(
@@ -282,6 +299,8 @@ def predict(
     features: Path | None,
     inputs: tuple[str, ...],
     output: Path,
+    aggregate: How | None,
+    by: str | None,
     strict: bool,
     device: str,
     **raw: Any,
@@ -292,10 +311,11 @@ def predict(
 
     if (features is None) == (not inputs):
         raise click.UsageError("name the rows: --features STORE, or --input FILE")
+    parents = _by_parent(aggregate, by)
     if features is not None:
         if any(raw.values()):
             raise click.UsageError("--model, --any-alphabet and --trust-remote-code are for --input")
-        predict_rows(run_directory, features, output, click.echo, strict=strict, device=device)
+        predict_rows(run_directory, features, output, click.echo, aggregate=parents, strict=strict, device=device)
         return
     from tqdm import tqdm
 
@@ -311,11 +331,20 @@ def predict(
             open_source(list(inputs)),
             output,
             click.echo,
+            aggregate=parents,
             strict=strict,
             device=device,
             progress=reach,
             **raw,
         )
+
+
+def _by_parent(aggregate: How | None, by: str | None) -> ByParent | None:
+    from heads.prediction_file import ByParent
+
+    if aggregate is None and by is not None:
+        raise click.UsageError("--by names the parents of windows: say how to put these together with --aggregate")
+    return None if aggregate is None else ByParent(aggregate, by)
 
 
 @heads.command()
@@ -328,6 +357,8 @@ def predict(
     help="Rows to judge.  [default: test where RUN was trained on this store, else all that did not train it]",
 )
 @STRATA
+@AGGREGATE
+@BY
 @click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Also write the metrics as JSON.")
 @STRICT
 @SEED
@@ -339,6 +370,8 @@ def evaluate(
     label: str | None,
     split: str | None,
     strata: str | None,
+    aggregate: How | None,
+    by: str | None,
     output: Path | None,
     strict: bool,
     seed: int,
@@ -356,17 +389,25 @@ def evaluate(
         label=label,
         split=split,
         strata=strata,
+        aggregate=_by_parent(aggregate, by),
         judging=Judging(resamples=bootstrap, seed=seed),
         strict=strict,
         device=device,
     )
-    click.echo(f"{features}: {judged.what}")
-    for note in judged.notes:
+    click.echo(f"{features}: {judged.rows.what}")
+    for note in (*judged.notes, *judged.rows.notes):
         click.echo(f"  {note}")
-    metrics = report.shown_metrics(judged.result.evaluation.kind, judged.quantiles)
-    click.echo(report.single_table(run_directory.name, judged.result, metrics))
-    if judged.parts:
-        click.echo("\n" + report.parts_table(judged.parts, metrics))
+    metrics = report.shown_metrics(judged.rows.head.evaluation.kind, judged.quantiles)
+    click.echo(report.judged_table(judged.rows, metrics))
+    if judged.rows.parts:
+        click.echo("\n" + report.parts_table(judged.rows.parts, metrics))
+    if judged.parents is not None:
+        click.echo(f"\n{judged.parents.what}")
+        for note in judged.parents.notes:
+            click.echo(f"  {note}")
+        click.echo(report.judged_table(judged.parents, metrics, "parents"))
+        if judged.parents.parts:
+            click.echo("\n" + report.parts_table(judged.parents.parts, metrics))
     if output is not None:
         write_evaluation(output, judged)
 

@@ -15,7 +15,7 @@ Axes: N validation rows, n rows to decide on, C columns of the outputs, L labels
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -136,21 +136,23 @@ class Decisions:
         corrected = _corrected(self.kind, outputs, self.prior)
         if self.kind == "regression":
             intervals = self.conformal.apply(corrected) if isinstance(self.conformal, Intervals) else None
-            return Decided(corrected, corrected[:, nearest(self.quantiles, 0.5)], intervals=intervals)
+            return replace(self.decide(corrected), intervals=intervals)
         calibrated = corrected if self.calibrator is None else self.calibrator.apply(self.kind, corrected)
-        predictions, cuts, notes = self._cut(calibrated, strata)
         sets = self.conformal.apply(corrected) if isinstance(self.conformal, Sets) else None
-        return Decided(calibrated, predictions, cuts, sets, notes=notes)
+        return replace(self.decide(calibrated, strata), sets=sets)
 
-    def _cut(self, outputs: Doubles, strata: Sequence[str] | None) -> tuple[Codes, Doubles | None, tuple[str, ...]]:
+    def decide(self, outputs: Doubles, strata: Sequence[str] | None = None) -> Decided:
+        """Decide on outputs (n, C) that are put right and calibrated already; no sets and no intervals."""
+        if self.kind == "regression":
+            return Decided(outputs, outputs[:, nearest(self.quantiles, 0.5)])
         if self.thresholds is None:
-            return np.argmax(outputs, axis=1).astype(np.int64), None, ()
+            return Decided(outputs, np.argmax(outputs, axis=1).astype(np.int64))
         cuts_nL, notes = self.thresholds.each(len(outputs), strata)
         positive_nL = yes_and_no(self.kind, outputs)[0] >= cuts_nL
         codes_nL = positive_nL.astype(np.int64)
         if self.kind == "binary":
-            return codes_nL[:, 0], cuts_nL[:, 0], notes
-        return codes_nL, cuts_nL, notes
+            return Decided(outputs, codes_nL[:, 0], cuts_nL[:, 0], notes=notes)
+        return Decided(outputs, codes_nL, cuts_nL, notes=notes)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as a JSON object of numbers and texts."""

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads import runs
-from heads.breakdown import Part, breakdown, records, to_json
 from heads.features import pick_device
+from heads.judge_parents import Windows, judge_parents
+from heads.judged import Judged, Model, judge_models, of_rows
 from heads.labels import MISSING, as_classes, encode, read_numbers
 from heads.open_run import Run
+from heads.parents import Parents
 from heads.predict import departure, open_matching, strata_of
-from heads.results import Judging, PartResult, judge_rows
+from heads.prediction_file import ByParent
+from heads.results import Judging
 from heads.splits import NAMES, part_codes, unknown_names
 from heads.target import Codes, Target
 from heads.task import label_columns, read_strata
@@ -23,30 +27,22 @@ from heads.task import label_columns, read_strata
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A saved head on a store: which rows, and their metrics."""
+    """A saved head on a store."""
 
-    what: str
-    result: PartResult
+    rows: Judged
+    parents: Judged | None
+    """The same rows put together by parent, where that was asked for."""
     threshold: float | tuple[float, ...] | None
-    parts: tuple[Part, ...]
-    """The same by stratum, where strata were asked for."""
     quantiles: tuple[float, ...]
     notes: tuple[str, ...]
+    """What is to be known of the rows."""
 
     def to_json(self) -> dict[str, object]:
         """The metrics by name, and what they were measured on."""
-        return {
-            "rows_of": self.what,
-            "threshold": self.threshold,
-            **self.result.to_json(),
-            "breakdown": to_json(self.parts),
-            "notes": list(self.notes),
-        }
-
-    @property
-    def records(self) -> list[dict[str, object]]:
-        """The metrics by stratum as flat records."""
-        return [dict(record) for record in records(self.parts)]
+        rows = self.rows.to_json()
+        rows["notes"] = [*self.notes, *self.rows.notes]
+        parents = {} if self.parents is None else {"parents": self.parents.to_json()}
+        return {"threshold": self.threshold, **rows, **parents}
 
 
 def evaluate_run(
@@ -56,6 +52,7 @@ def evaluate_run(
     label: str | None = None,
     split: str | None = None,
     strata: str | None = None,
+    aggregate: ByParent | None = None,
     judging: Judging,
     strict: bool = False,
     device: str = "auto",
@@ -67,6 +64,7 @@ def evaluate_run(
     Raises HeadError where there is nothing to judge, or the rows are far from those of the training and `strict` is given.
     """
     run, store = open_matching(run_path, features)
+    parent = None if aggregate is None else aggregate.column_in(store.column_names, run.group_column, str(features))
     target, known = _target_of(run, store, label)
     chosen, what, notes = _chosen_rows(run, store, split)
     rows = np.setdiff1d(chosen, store.quarantined)
@@ -79,30 +77,36 @@ def evaluate_run(
     target = target.take(rows)
     _check_enough(target, f"{what} of {features}", notes)
     by, said = strata_of(run, store)
+    names = None if by is None else [by[row] for row in rows.tolist()]
     notes += [*said, *departure(run, store, rows, strict=strict)]
     outputs = run.outputs(store, rows, pick_device(device))
-    decided = run.first.decide(outputs, None if by is None else [by[row] for row in rows.tolist()])
+    models = [Model(run.path.name, run.first.decisions, run.first.decide(outputs, names))]
     group = run.group_column
     groups = encode(store.column(group), group).codes[rows] if group in store.column_names else None
-    result = judge_rows(target, decided, run.first.decisions, judging, groups)
-    notes += [*decided.notes, *(f"this set of rows {note}" for note in result.evaluation.notes)]
-    parts: tuple[Part, ...] = ()
-    if strata is not None:
-        read = read_strata(store, strata)
-        part_strata = type(read)(read.column, read.codes[rows], read.names)
-        quantiles = run.first.head.quantiles
-        parts = breakdown(
-            target,
-            decided.outputs,
-            decided.predictions,
-            part_strata,
-            quantiles=quantiles,
-            resamples=judging.resamples,
-            groups=groups,
-            seed=judging.seed,
-        )
+    shown = None if strata is None else of_rows(read_strata(store, strata), rows)
+    judged = judge_models(what, target, models, judging, groups=groups, strata=shown)
+    parents = None
+    if aggregate is not None and parent is not None:
+        windows = Windows(target, models, names, groups if group != parent else None, shown)
+        numbered = Parents(parent)
+        codes = numbered.codes(store.column(parent).take(pa.array(rows)))
+        parents = judge_parents(windows, codes, numbered, aggregate.how, judging)
+        notes += _trained_parents(run, store, parent, rows, split)
     decisions = run.first.decisions
-    return Evaluated(what, result, decisions.threshold, parts, run.first.head.quantiles, tuple(notes))
+    return Evaluated(judged, parents, decisions.threshold, run.first.head.quantiles, tuple(notes))
+
+
+def _trained_parents(run: Run, store: Store, column: str, rows: Codes, split: str | None) -> list[str]:
+    """Say how many parents have windows that trained or tuned the head beside those that judge it."""
+    if split in ("train", "val"):
+        return []
+    table = store.read_rows(["id", "digest"])
+    codes = Parents(column).codes(store.column(column))
+    trained = np.setdiff1d(codes[run.seen(table["id"], table["digest"])], [MISSING])
+    judged = np.setdiff1d(codes[rows], [MISSING])
+    both = len(np.intersect1d(trained, judged))
+    said = f"WARNING: windows of {both:,} of {len(judged):,} parents trained or tuned the head as well"
+    return [f"{said}: group by '{column}' when you train"] if both else []
 
 
 def _check_enough(target: Target, what: str, notes: list[str]) -> None:
@@ -151,9 +155,13 @@ def _rows_of_split(run: Run, store: Store, split: str | None) -> tuple[Codes, st
 def _target_of(run: Run, store: Store, given: str | None) -> tuple[Target, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
     """What is true of all rows, in the words of a saved head, and which rows say it; classes are matched by name."""
     card = run.card
-    if given is None and all(name in store.column_names for name in card.label):
-        given = ",".join(card.label)
-    names = label_columns(store, given)
+    missing = [name for name in card.label if name not in store.column_names]
+    if given is None and missing:
+        raise HeadError(
+            f"the head learned {', '.join(card.label)}, and {store.path} has no column {', '.join(missing)}: name the "
+            f"column of what is true with --label. It has {', '.join(store.column_names)}"
+        )
+    names = label_columns(store, given or ",".join(card.label))
     if len(names) != len(card.label):
         raise HeadError(f"the head learned {', '.join(card.label)}; --label names {', '.join(names)}")
     if card.target == "regression":

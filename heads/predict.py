@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 import torch
 
 from embedcache.errors import HeadError
 from embedcache.records import ID, Source
 from embedcache.store import Store
-from heads import predictions, runs
-from heads.decisions import Decided
-from heads.features import Rows, RowSource, open_features, pick_device
+from heads import runs
+from heads.breakdown import Strata, numeric_bins, parse_strata
+from heads.features import Rows, open_features, pick_device
 from heads.open_run import Run, open_run
+from heads.prediction_file import ByParent, prediction_file, sink_of
 from heads.profile import Arrivals, facts_of_sequences
 from heads.sequences import RawFeatures
 from heads.task import names_of, read_strata
@@ -43,13 +42,56 @@ def open_matching(run_path: Path, features: Path) -> tuple[Run, Store]:
 def strata_of(run: Run, store: Store) -> tuple[list[str] | None, tuple[str, ...]]:
     """The stratum of each row of a store where the head decides by stratum, and what is to be said of that."""
     text = run.card.strata
-    decisions = run.first.decisions
-    if text is None or decisions.thresholds is None or not decisions.thresholds.strata:
+    if text is None or not _by_stratum(run):
         return None, ()
+    missing = _without_strata(run, store.column_names, str(store.path))
+    return (names_of(read_strata(store, text)), ()) if missing is None else (None, (missing,))
+
+
+def _by_stratum(run: Run) -> bool:
+    thresholds = run.first.decisions.thresholds
+    return run.card.strata is not None and thresholds is not None and bool(thresholds.strata)
+
+
+def _without_strata(run: Run, columns: Sequence[str], where: str) -> str | None:
+    """What is to be said where the head decides by strata that the rows do not have."""
+    text = str(run.card.strata)
+    column = text if text in columns else parse_strata(text)[0]
+    if not _by_stratum(run) or column in columns:
+        return None
+    cut = run.first.decisions.threshold
+    said = ", ".join(f"{one:.4g}" for one in (cut if isinstance(cut, tuple) else (cut,)) if one is not None)
+    return (
+        f"the head has a threshold for each stratum of '{column}', and {where} has no such column: the threshold of all "
+        f"validation rows ({said}) serves every row"
+    )
+
+
+def _strata_of_records(run: Run, records: pa.RecordBatch) -> list[str] | None:
+    """The stratum of each record, where the head decides by stratum and the input has the column."""
+    columns = records.schema.names
+    if not _by_stratum(run) or _without_strata(run, columns, "") is not None:
+        return None
+    text = str(run.card.strata)
+    column, edges = (text, ()) if text in columns else parse_strata(text)
+    if not edges:
+        return [name or "" for name in records.column(column).cast(pa.string()).to_pylist()]
     try:
-        return names_of(read_strata(store, text)), ()
-    except HeadError as error:
-        return None, (f"the thresholds are by '{text}', and the overall one serves every row: {error}",)
+        numbers = pc.fill_null(records.column(column).cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        raise HeadError(f"column '{column}' holds something other than numbers: the head cuts it into bins") from None
+    codes, names = numeric_bins(numbers, edges, column)
+    return names_of(Strata(text, codes, names))
+
+
+def trained_here(run: Run, store: Store, rows: Rows) -> tuple[str, ...]:
+    """Say how many of the rows trained or tuned the head, where the run says which did."""
+    if not (run.path / runs.PREDICTIONS).exists():
+        return ()
+    table = store.read_rows(["id", "digest"])
+    seen = int(run.seen(table["id"], table["digest"])[rows].sum())
+    said = f"{seen:,} of {len(rows):,} rows trained or tuned this head: on those it looks better than it is"
+    return (said,) if seen else ()
 
 
 def departure(run: Run, store: Store, rows: Rows, *, strict: bool) -> tuple[str, ...]:
@@ -66,32 +108,37 @@ def departure(run: Run, store: Store, rows: Rows, *, strict: bool) -> tuple[str,
 
 
 def predict(
-    run_path: Path, features: Path, output: Path, say: Say, *, strict: bool = False, device: str = "auto"
+    run_path: Path,
+    features: Path,
+    output: Path,
+    say: Say,
+    *,
+    aggregate: ByParent | None = None,
+    strict: bool = False,
+    device: str = "auto",
 ) -> None:
-    """Score every row of a store and write row, id and what was said of each as parquet (see `heads.predictions`)."""
+    """Score every row of a store and write row, id and what was said of each (see `heads.predictions`), or, with
+    `aggregate`, what the rows of each parent say together."""
     run, store = open_matching(run_path, features)
+    column = None if aggregate is None else aggregate.column_in(store.column_names, run.group_column, str(features))
     rows = np.setdiff1d(np.arange(len(store)), store.quarantined)
     strata, notes = strata_of(run, store)
-    for line in (*notes, *departure(run, store, rows, strict=strict)):
+    for line in (*notes, *trained_here(run, store, rows), *departure(run, store, rows, strict=strict)):
         say(f"  {line}")
     ids, chosen = store.column("id"), pick_device(device)
-    with _writer(output) as write:
+    parents = None if column is None else store.column(column)
+    with prediction_file(output) as write:
+        sink = sink_of(run.first, aggregate, column, write)
         for start in range(0, max(len(rows), 1), BLOCK_ROWS):
             part = rows[start : start + BLOCK_ROWS]
             names = None if strata is None else [strata[row] for row in part.tolist()]
-            decided, columns = _score(run, store, part, names, chosen)
-            write(pa.table({"row": pa.array(part), "id": ids.take(pa.array(part)), **columns}))
-            for note in decided.notes if not start else ():
-                say(f"  {note}")
+            decided = run.first.decide(run.outputs(store, part, chosen), names)
+            places = pa.array(part)
+            sink.take(part, ids.take(places), None if parents is None else parents.take(places), decided, names)
+        for note in sink.finish():
+            say(f"  {note}")
     left = f"; {len(store.quarantined):,} rows set aside at extraction are not in it" if len(store.quarantined) else ""
-    say(f"{len(rows):,} predictions in {output}{left}")
-
-
-def _score(
-    run: Run, source: RowSource, rows: Rows, strata: list[str] | None, device: torch.device
-) -> tuple[Decided, dict[str, pa.Array]]:
-    decided = run.first.decide(run.outputs(source, rows, device), strata)
-    return decided, predictions.said(run.card.target, run.card.names, decided, run.first.head.quantiles)
+    say(f"{sink.written} in {output}{left}")
 
 
 def predict_sequences(
@@ -100,6 +147,7 @@ def predict_sequences(
     output: Path,
     say: Say,
     *,
+    aggregate: ByParent | None = None,
     model: str | None = None,
     strict: bool = False,
     device: str = "auto",
@@ -115,18 +163,24 @@ def predict_sequences(
     raw = RawFeatures.load(
         run.card.encoder, run.card.fingerprint, model=model, device=device, trust_remote_code=trust_remote_code
     )
+    column = None if aggregate is None else aggregate.column_in(source.columns, run.group_column, source.name)
     arrivals = None if run.first.profile is None else Arrivals(run.first.profile)
     chosen, first, left = pick_device(device), 0, 0
-    with _writer(output) as write:
+    if (missing := _without_strata(run, source.columns, source.name)) is not None:
+        say(f"  {missing}")
+    with prediction_file(output) as write:
+        sink = sink_of(run.first, aggregate, column, write)
         for window in raw.windows(source, any_alphabet=any_alphabet):
             records = window.records.filter(pa.array(window.encoded))
             rows = np.arange(len(window.features))
             if arrivals is not None and len(rows):
                 facts = facts_of_sequences(records.column("sequence"), str(run.card.encoder.get("alphabet")))
                 arrivals.add(torch.from_numpy(window.features.array).float(), facts)
-            _, columns = _score(run, window.features, rows, None, chosen)
+            strata = _strata_of_records(run, records)
+            decided = run.first.decide(run.outputs(window.features, rows, chosen), strata)
             numbers = first + np.flatnonzero(window.encoded)
-            write(pa.table({"row": pa.array(numbers), "id": records.column(ID), **columns}))
+            parents = None if column is None else records.column(column)
+            sink.take(numbers, records.column(ID), parents, decided, strata)
             first += len(window.encoded)
             left += int((~window.encoded).sum())
             progress(first)
@@ -136,30 +190,7 @@ def predict_sequences(
                 found.refuse()
             for line in found.sentences():
                 say(f"  {'WARNING: ' if found.far else ''}{line}")
-    missing = f"; {left:,} records have no embedding and are not in it" if left else ""
-    say(f"{first - left:,} predictions in {output}{missing}")
-
-
-@contextmanager
-def _writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
-    """Write tables to a parquet file that is there only once it is whole; raises HeadError where it cannot be written."""
-    if output.is_dir() or not output.parent.is_dir():
-        raise HeadError(f"-o {output}: name a file in a folder that exists")
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    writer: pq.ParquetWriter | None = None
-
-    def write(table: pa.Table) -> None:
-        nonlocal writer
-        if writer is None:
-            writer = pq.ParquetWriter(partial, table.schema, compression="zstd")
-        writer.write_table(table)
-
-    try:
-        yield write
-        if writer is not None:
-            writer.close()
-            partial.replace(output)
-    except OSError as error:
-        raise HeadError(f"{output} cannot be written: {runs.reason(error)}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        for note in sink.finish():
+            say(f"  {note}")
+    lost = f"; {left:,} records have no embedding and are not in it" if left else ""
+    say(f"{sink.written} in {output}{lost}")

@@ -14,8 +14,9 @@ import numpy as np
 
 from heads.breakdown import Part
 from heads.fitting import Record
+from heads.judged import Judged
 from heads.metrics import Evaluation
-from heads.results import PartResult, Result
+from heads.results import Result
 from heads.runs import PLOTS, REPORT, Manifest
 from heads.target import Kind
 
@@ -84,11 +85,14 @@ def figure(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def single_table(name: str, part: PartResult, metrics: Sequence[str]) -> str:
-    """The table of one saved head on one set of rows."""
-    evaluation = part.evaluation
-    head = [f"{evaluation.rows:,} rows", *(TITLES[metric] for metric in metrics)]
-    return grid([head, [name, *_cells(evaluation, metrics)]])
+def judged_table(judged: Judged, metrics: Sequence[str], unit: str = "rows") -> str:
+    """One line per model on one set of rows, the head first."""
+    evaluation = judged.head.evaluation
+    head = [f"{evaluation.rows:,} {unit}", *(TITLES[metric] for metric in metrics)]
+    lines = [[name, *_cells(result.evaluation, metrics)] for name, result in judged.results]
+    remarks = [_what(evaluation), "[95 % bootstrap interval]" if any(evaluation.intervals.values()) else ""]
+    said = ", ".join(filter(None, remarks))
+    return grid([head, *lines]) + (f"\n({said})" if said else "")
 
 
 def parts_table(parts: Sequence[Part], metrics: Sequence[str]) -> str:
