@@ -151,7 +151,7 @@ def test_metadata_is_joined_by_id_and_what_is_left_over_is_counted(write: Write)
         ]
         assert source.unmatched is not None
         assert (source.unmatched.records, source.unmatched.record_ids) == (1, ("b",))
-        assert (source.unmatched.metadata, source.unmatched.metadata_ids) == (2, ("y", "z"))
+        assert (source.unmatched.metadata, source.unmatched.metadata_ids) == (2, ("z", "y"))
     assert source.text_columns == {"run", "label", "length_in"}
 
 
@@ -173,6 +173,16 @@ def test_a_large_join_finds_every_row_whatever_the_order(write: Write) -> None:
         "m.csv", b"id,value\n" + b"".join(b"r%d,%d\n" % (i, i) for i in sorted(range(n), key=lambda i: i * 7919 % n))
     )
     assert all(row["id"] == f"r{row['value']}" for row in rows(open_source([fasta], metadata=table)))
+
+
+def test_long_ids_are_joined_as_short_ones_are(write: Write) -> None:
+    names = [f"{name:0{20 + name % 7}d}" for name in range(700)]
+    fasta = write("a.fa", "".join(f">{name}\nA\n" for name in names).encode())
+    table = write("m.csv", ("id,value\n" + "".join(f"{name},{int(name)}\n" for name in names[::-1])).encode())
+    source = open_source([fasta], metadata=table)
+    assert [int(row["value"]) for row in rows(source)] == list(range(700))
+    assert source.unmatched is not None
+    assert (source.unmatched.records, source.unmatched.metadata) == (0, 0)
 
 
 @pytest.mark.parametrize(
