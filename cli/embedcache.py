@@ -56,6 +56,9 @@ def info(store: str) -> None:
     each = "token" if opened.per_token else "row"
     click.echo(f"  values      {opened.dim:,} {opened.dtype} a {each}, {size(layout.length * layout.row_bytes)} in "
                f"{layout.shards} shards of {layout.shard_rows:,} rows")  # fmt: skip
+    if opened.compress:
+        stored = sum(file.stat().st_size for file in (opened.path / "embeddings" / "c").rglob("0"))
+        click.echo(f"  compressed  {opened.compress}, {size(stored)} on disk: single rows read slowly")
     for block in opened.blocks:
         click.echo(f"  block       {block.name}: columns {block.start:,} to {block.stop:,}")
     origin = encoder.get("repo_id") or encoder.get("directory") or "built in"

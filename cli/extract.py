@@ -45,6 +45,9 @@ MODEL_HELP = "Encoder: an alias (see `embedcache models`), a hub id, a folder, h
               "at most one shard. Default: 16,384, fewer where that takes over five minutes or 70 MB.")  # fmt: skip
 @click.option("--restart", is_flag=True, help="Remove the store at --output and begin it anew.")
 @click.option("--drop-sequence", is_flag=True, help="Do not keep the sequences in the store.")
+@click.option("--compress", type=click.Choice(["zstd"]), help="Compress the embeddings, for archives: those of "
+              "transformers by about a tenth, k-mer frequencies to a quarter. Everything reads them, single rows far "
+              "slower.")  # fmt: skip
 @click.option("--any-alphabet", is_flag=True, help="Encode even if the letters look like the wrong alphabet.")
 @click.option("--random-weights", is_flag=True, help="The real architecture with random weights, for benchmarks and "
               "capacity planning: the embeddings mean nothing.")  # fmt: skip
@@ -71,6 +74,7 @@ def extract(
     shard_rows: int | None,
     restart: bool,
     drop_sequence: bool,
+    compress: str | None,
     any_alphabet: bool,
     random_weights: bool,
     seed: int,
@@ -106,6 +110,7 @@ def extract(
         shard_rows=shard_rows,
         restart=restart,
         drop_sequence=drop_sequence,
+        compress=compress,
         any_alphabet=any_alphabet,
     )
     source = open_records(records)
@@ -130,7 +135,7 @@ def extract(
 
 _ALIKE = (
     "model", *INPUT_NAMES, "pool", "layer", "one_based", "dtype", "precision", "device", "batch_tokens", "overlong",
-    "shard_rows", "drop_sequence", "any_alphabet", "trust_remote_code", "alphabet",
+    "shard_rows", "drop_sequence", "compress", "any_alphabet", "trust_remote_code", "alphabet",
 )  # fmt: skip
 
 
@@ -156,6 +161,7 @@ def estimate(
     overlong: str | None,
     shard_rows: int | None,
     drop_sequence: bool,
+    compress: str | None,
     any_alphabet: bool,
     trust_remote_code: bool,
     alphabet: str | None,
@@ -187,6 +193,7 @@ def estimate(
         overlong=overlong,
         shard_rows=shard_rows,
         drop_sequence=drop_sequence,
+        compress=compress,
         any_alphabet=any_alphabet,
     )
     source = open_records(records)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from embedcache.errors import StoreError
 from embedcache.layout import CHUNK_ROWS, Layout, StorePaths, read_layout
-from embedcache.shardmap import chunks_in_row_order, shard_index
+from embedcache.shardfile import bytes_of, file_blocks, held_rows, no_rows
 from embedcache.store import Commit, read_attributes, read_commit
 
 _CRC_BLOCK = 1 << 22
@@ -298,15 +298,11 @@ class StoreWriter:
                 self._write_file(file, rows_nD)
             done += end - begin
         tail = 0 if layout.offsets is not None else layout.chunks(len(values_ND)) * CHUNK_ROWS - len(values_ND)
-        payload = [_bytes_of(values_ND), _bytes_of(_no_rows(tail, layout))]
+        payload = [bytes_of(values_ND), bytes_of(no_rows(tail, layout))]
         self._write_part(part, commit, sum(map(len, payload)), crc32c(payload))
 
     def _write_file(self, file: int, rows_nD: NDArray[np.generic]) -> None:
-        layout = self.layout
-        chunks = layout.chunks(len(rows_nD))
-        tail = _no_rows(chunks * CHUNK_ROWS - len(rows_nD), layout)
-        index = shard_index(chunks, layout.chunk_bytes, layout.file_chunks)
-        write_durably(self.paths.file(file), [_bytes_of(rows_nD), _bytes_of(tail), memoryview(index)])
+        write_durably(self.paths.file(file), file_blocks(rows_nD, self.layout))
 
     def _fill_in(self, file: int, at: int, rows_nD: NDArray[np.generic]) -> None:
         """Put rows into their place of a file that shards share, and keep whatever else it holds."""
@@ -315,12 +311,11 @@ class StoreWriter:
         lock = ShardLock(self.paths.file_lock(file))
         lock.wait()
         try:
-            held = CHUNK_ROWS * chunks_in_row_order(path, layout.chunk_bytes, layout.file_chunks)
-            filled = _no_rows(max(held, high - low), layout)
-            if held:
-                filled[:held] = np.memmap(path, layout.dtype, "r", shape=(held, layout.dim))
-            filled[at : at + len(rows_nD)] = rows_nD
-            self._write_file(file, filled)
+            held_nD = held_rows(path, layout)
+            filled_nD = no_rows(max(len(held_nD), high - low), layout)
+            filled_nD[: len(held_nD)] = held_nD
+            filled_nD[at : at + len(rows_nD)] = rows_nD
+            self._write_file(file, filled_nD)
         finally:
             lock.release()
 
@@ -360,11 +355,3 @@ class StoreWriter:
             lock = ShardLock(file)
             if lock.acquire():
                 lock.release()
-
-
-def _bytes_of(values: NDArray[np.generic]) -> memoryview:
-    return memoryview(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)
-
-
-def _no_rows(rows: int, layout: Layout) -> NDArray[np.generic]:
-    return np.full((rows, layout.dim), np.nan, layout.dtype)

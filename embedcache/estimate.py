@@ -124,11 +124,13 @@ class DiskPart:
     table_bytes: int
     """Of ids, sequences, digests and metadata, about."""
     free_bytes: int
+    compress: str | None = None
 
     def lines(self) -> Iterator[str]:
         """As people read it."""
+        packed = f" before {self.compress} compression" if self.compress else ""
         yield (
-            f"disk     {self.vectors:,} x {self.dim:,} {self.dtype} = {size(self.embeddings_bytes)}, and about "
+            f"disk     {self.vectors:,} x {self.dim:,} {self.dtype} = {size(self.embeddings_bytes)}{packed}, and about "
             f"{size(self.table_bytes)} of ids, sequences and metadata; {size(self.free_bytes)} free"
         )
         if self.embeddings_bytes + self.table_bytes > self.free_bytes:
@@ -260,7 +262,7 @@ def estimate(
     most = work(encoding, operations, lengths.tokens, lengths.rows)[1] / pace.typical
     layout = Layout(
         found.plan.rows, encoding.readout.dim, options.dtype,
-        _shard_rows(found.plan, encoding.readout, options, most), found.plan.offsets,
+        _shard_rows(found.plan, encoding.readout, options, most), found.plan.offsets, options.compress,
     )  # fmt: skip
     distinct = lengths.rows_of(found.first_of_its_kind(layout.shard_rows))
     encoded_tokens, needed = work(encoding, operations, lengths.tokens, distinct)
@@ -336,6 +338,7 @@ def _disk_part(found: Survey, layout: Layout, encoding: Encoding, options: Optio
         embeddings_bytes=sum(chunks) * layout.chunk_bytes + layout.files * layout.index_bytes + sum(offsets),
         table_bytes=_table_bytes(found, encoding.encoder.alphabet, options.drop_sequence),
         free_bytes=shutil.disk_usage(existing_folder(folder)).free,
+        compress=layout.compress,
     )
 
 

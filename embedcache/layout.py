@@ -1,7 +1,7 @@
 """How the arrays of a store are cut into files, and where each file lies.
 
     name.zarr/zarr.json                          attributes: what was encoded, by what, into which blocks
-    name.zarr/embeddings/zarr.json               (N, D) float16 | float32, sharded, uncompressed
+    name.zarr/embeddings/zarr.json               (N, D) float16 | float32, sharded, uncompressed unless asked
     name.zarr/embeddings/c/0/0                   Zarr shard: 16,384 rows in inner chunks of 1,024, index at the end
     name.zarr/embeddings/rows/00000000.parquet   the ids, digests, sequences, lengths and metadata of a shard's records
     name.zarr/embeddings/commit/00000000.json    written last: the shard's records are there and are whole
@@ -34,6 +34,8 @@ TOKEN_FILE_ROWS = 16384
 """Rows of a file in a store without pooling."""
 TOKEN_UNIT = 16
 """Records whose tokens a store without pooling commits together at least."""
+ZSTD_LEVEL = 3
+"""Higher ones take far longer and gain little."""
 _OFFSETS_CHUNK = 65536
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -49,6 +51,8 @@ class Layout:
     shard_rows: int = DEFAULT_SHARD_ROWS
     offsets: NDArray[np.int64] | None = field(default=None, compare=False)
     """(N+1,) where the rows of each record begin, in a store without pooling; None where a record has one row."""
+    compress: str | None = None
+    """``zstd``: every inner chunk is compressed by itself, and cannot be mapped."""
 
     @property
     def shards(self) -> int:
@@ -134,9 +138,10 @@ class Layout:
 
     def array_metadata(self) -> dict[str, Any]:
         """The ``zarr.json`` of the embeddings array, after the Zarr v3 specification."""
+        codec = {"name": self.compress, "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
         sharding = {
             "chunk_shape": [CHUNK_ROWS, self.dim],
-            "codecs": [_BYTES],
+            "codecs": [_BYTES, *([codec] if self.compress else [])],
             "index_codecs": [_BYTES, {"name": "crc32c"}],
             "index_location": "end",
         }
@@ -223,9 +228,11 @@ def read_layout(path: str | Path) -> Layout:
         metadata = json.loads(file.read_bytes())
         length, dim = map(int, metadata["shape"])
         dtype = str(metadata["data_type"])
+        compress = _compressor(metadata["codecs"])
         shard_rows = metadata.get("attributes", {}).get("shard_rows")
         if shard_rows is None:
-            return Layout(length, dim, dtype, int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0]))
+            shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+            return Layout(length, dim, dtype, int(shard_rows), compress=compress)
         file = paths.offsets_metadata
         rows = int(json.loads(file.read_bytes())["shape"][0]) - 1
         file = paths.offsets
@@ -233,6 +240,12 @@ def read_layout(path: str | Path) -> Layout:
         offsets = np.concatenate(chunks)[: rows + 1]
         if len(offsets) != rows + 1 or offsets[0] or (np.diff(offsets) < 0).any():
             raise ValueError("offsets")
-        return Layout(rows, dim, dtype, int(shard_rows), offsets)
+        return Layout(rows, dim, dtype, int(shard_rows), offsets, compress)
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         raise StoreError(f"{file} is missing or damaged: the store cannot be read") from None
+
+
+def _compressor(codecs: list[dict[str, Any]]) -> str | None:
+    """The name of what compresses the inner chunks, None where nothing does."""
+    inner = codecs[0]["configuration"]["codecs"] if codecs[0]["name"] == "sharding_indexed" else codecs
+    return str(inner[-1]["name"]) if len(inner) > 1 else None

@@ -51,6 +51,8 @@ class Options:
     shard_rows: int | None = None
     restart: bool = False
     drop_sequence: bool = False
+    compress: str | None = None
+    """``zstd``, for archives: smaller, and read through zarr-python instead of a memory map."""
     any_alphabet: bool = False
 
 
@@ -83,7 +85,7 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     readout = encoding.readout
     there = output.exists() and not options.restart
     if there:
-        check_same_encoding(output, encoding, options.dtype, not options.drop_sequence)
+        check_same_encoding(output, encoding, options.dtype, not options.drop_sequence, options.compress)
         _check_shard_rows(output, options)
     elif output.exists():
         read_attributes(output)  # refuse to restart over anything but a store, before the input is read
@@ -94,11 +96,12 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
         check_lengths(source, encoding)
     tokens, seconds = _estimate(plan, encoder)
     plan.sample.clear()
-    layout = Layout(plan.rows, readout.dim, options.dtype, _shard_rows(plan, readout, options, seconds), plan.offsets)
+    shard_rows = _shard_rows(plan, readout, options, seconds)
+    layout = Layout(plan.rows, readout.dim, options.dtype, shard_rows, plan.offsets, options.compress)
     todo: dict[int, Todo] = {shard: Todo(True, None) for shard in range(layout.shards)}
     if there:
         before = read_layout(output)
-        layout = Layout(plan.rows, before.dim, before.dtype, before.shard_rows, plan.offsets)
+        layout = Layout(plan.rows, before.dim, before.dtype, before.shard_rows, plan.offsets, before.compress)
         todo = compare(source, encoding, plan, layout, before, read_commits(output), output)
     encode = [shard for shard, task in todo.items() if task.encode]
     records = sum(stop - start for start, stop in map(layout.bounds, encode))
@@ -238,10 +241,12 @@ def _report(
     if encoder.origin.licence and encoder.origin.licence.startswith("CC BY-NC"):
         progress.say(f"         its weights are licensed {encoder.origin.licence}: no commercial use")
     free = size(shutil.disk_usage(existing_folder(output)).free)
+    packed = f" before {layout.compress} compression" if layout.compress else ""
     tokens_of = "" if layout.offsets is None else f" with {layout.length:,} tokens"
     progress.say(
         f"store    {output}: {layout.rows:,} rows{tokens_of} x {layout.dim:,} {layout.dtype} = "
-        f"{size(layout.length * layout.row_bytes)}, {free} free; {layout.shards} shards of {layout.shard_rows:,} rows"
+        f"{size(layout.length * layout.row_bytes)}{packed}, {free} free; "
+        f"{layout.shards} shards of {layout.shard_rows:,} rows"
     )
     encode = sum(task.encode for task in todo.values())
     if not todo:

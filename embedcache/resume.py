@@ -14,7 +14,7 @@ from embedcache.errors import StoreError
 from embedcache.layout import Layout, StorePaths, read_layout
 from embedcache.plan import Plan, slices
 from embedcache.records import ID, SEQUENCE, Source
-from embedcache.shardmap import chunks_in_row_order
+from embedcache.shardfile import chunks_held
 from embedcache.store import Commit, read_attributes
 
 ANEW = "give another --output, or --restart to begin it anew"
@@ -30,7 +30,9 @@ class Todo:
     """Whether the record on disk is to be taken back first, since its files are not there whole."""
 
 
-def check_same_encoding(output: Path, encoding: Encoding, dtype: str, keeps_sequences: bool) -> None:
+def check_same_encoding(
+    output: Path, encoding: Encoding, dtype: str, keeps_sequences: bool, compress: str | None
+) -> None:
     """Raise `StoreError` if a store was made by another encoder or in another way, naming the first difference."""
     attributes, layout, encoder = read_attributes(output), read_layout(output), encoding.encoder
     had = attributes["encoder"]
@@ -49,6 +51,7 @@ def check_same_encoding(output: Path, encoding: Encoding, dtype: str, keeps_sequ
     of_storing = [
         ("stored type", layout.dtype, dtype),
         ("sequences kept", attributes["keeps_sequences"], keeps_sequences),
+        ("compression", layout.compress or "none", compress or "none"),
     ]
     pairs = [*of_encoder, *of_values, *of_storing]
     if attributes["fingerprint"] == encoding.fingerprint:
@@ -118,7 +121,7 @@ def _files_are_there(paths: StorePaths, layout: Layout, commit: Commit) -> bool:
     if not part.exists() or part.stat().st_size != commit.part_bytes:
         return False
     return all(
-        chunks_in_row_order(paths.file(file), layout.chunk_bytes, layout.file_chunks) >= layout.chunks(stop)
+        chunks_held(paths.file(file), layout) >= layout.chunks(stop)
         for file, _, stop in layout.pieces(layout.span(commit.shard)[0], commit.payload_bytes // layout.row_bytes)
     )
 

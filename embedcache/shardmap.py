@@ -197,7 +197,7 @@ class DecodedRows:
     def __getitem__(self, key: Any) -> NDArray[np.generic]:
         try:
             return np.asarray(self._array[key] if isinstance(key, int | slice | tuple) else self._array.oindex[key])
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # of an index, of a compressed chunk
             raise StoreError(f"{self._path} is damaged ({error}); see `embedcache verify`") from None
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:

@@ -188,6 +188,11 @@ class Store:
         return np.dtype(self.layout.dtype)
 
     @property
+    def compress(self) -> str | None:
+        """What the embeddings are compressed with (``zstd``), None where they are plain and can be mapped."""
+        return self.layout.compress
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that decides the values: weights, tokenizer, precision, layers, poolings, over-length policy."""
         return str(self.attrs["fingerprint"])
@@ -291,7 +296,8 @@ class Store:
             if not file.exists():
                 raise StoreError(f"{file} is missing although it was committed; see `embedcache verify {self.path}`")
             low, high = layout.file_bounds(number)
-            if chunks_in_row_order(file, layout.chunk_bytes, layout.file_chunks) < layout.chunks(high - low):
+            held = 0 if layout.compress else chunks_in_row_order(file, layout.chunk_bytes, layout.file_chunks)
+            if held < layout.chunks(high - low):
                 return DecodedRows(self._paths.array)
             files.append(file)
         return map_shards(files, layout.file_rows, (layout.length, layout.dim), self.dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ from embedcache.encoding import Encoding
 from embedcache.errors import ModelError, StoreError
 from embedcache.layout import CHUNK_ROWS, Layout, StorePaths
 from embedcache.records import SEQUENCE
-from embedcache.shardmap import chunks_in_row_order
+from embedcache.shardfile import bytes_of, chunks_held, payload
 from embedcache.store import Commit, Store, is_committed, open_store, read_commits
 
 
@@ -51,39 +50,36 @@ def check_files(path: str | Path) -> list[str]:
 def _check_shard(paths: StorePaths, layout: Layout, shard: int, commit: Commit) -> list[str]:
     way_out = f"remove {paths.commit(shard)} and run the extraction again to redo its {commit.rows:,} rows"
     first, part = layout.span(shard)[0], paths.part(shard)
-    pieces = list(layout.pieces(first, commit.payload_bytes // layout.row_bytes))
-    sizes = {
-        paths.file(file): layout.chunks(stop) * layout.chunk_bytes + layout.index_bytes for file, _, stop in pieces
-    }
+    rows = commit.payload_bytes // layout.row_bytes
+    files = {paths.file(file): stop for file, _, stop in layout.pieces(first, rows)}
+    least = {file: 0 if layout.compress else layout.chunks(stop) * layout.chunk_bytes for file, stop in files.items()}
+    sizes = {file: held + layout.index_bytes for file, held in least.items()}
     for name, expected in (*sizes.items(), (part, commit.part_bytes)):
         found = name.stat().st_size if name.exists() else None
         if found is None or found < expected or (name == part and found != expected):
             what = "is missing" if found is None else f"has {found:,} bytes, {expected:,} were written"
             return [f"{name} {what}; {way_out}"]
-    rows = [
-        np.memmap(paths.file(file), layout.dtype, "r", start * layout.row_bytes, (stop - start, layout.dim))
-        for file, start, stop in pieces
-    ]
-    if crc32c([piece.reshape(-1).view(np.uint8).data for piece in rows]) != commit.payload_crc32c:
-        files = " or ".join(map(str, sizes))
-        return [f"{files} is damaged: its checksum has changed since it was written; {way_out}"]
+    for file, stop in files.items():
+        if chunks_held(file, layout) < layout.chunks(stop):
+            return [f"the index at the end of {file} is damaged; {way_out}"]
+    pieces = payload(paths, layout, shard, rows)
+    if crc32c(map(bytes_of, pieces)) != commit.payload_crc32c:
+        damaged = " or ".join(map(str, files))
+        return [f"{damaged} is damaged: its checksum has changed since it was written; {way_out}"]
     if crc32c([memoryview(part.read_bytes())]) != commit.part_crc32c:
         return [f"{part} is damaged: its checksum has changed since it was written; {way_out}"]
-    for file in sizes:
-        if not chunks_in_row_order(file, layout.chunk_bytes, layout.file_chunks):
-            return [f"the index at the end of {file} is damaged; {way_out}"]
     if pq.read_metadata(part).num_rows != commit.rows:
         return [f"{part} has another number of rows than its shard; {way_out}"]
-    unexpected = _first_not_finite(layout, shard, commit, rows)
+    unexpected = _first_not_finite(layout, shard, commit, pieces)
     return (
         [] if unexpected is None else [f"row {unexpected} of the store is not finite and was not set aside; {way_out}"]
     )
 
 
-def _first_not_finite(layout: Layout, shard: int, commit: Commit, rows: list[np.memmap[Any, Any]]) -> int | None:
+def _first_not_finite(layout: Layout, shard: int, commit: Commit, pieces: list[NDArray[np.generic]]) -> int | None:
     """The first record of a shard with a value that is not finite and that was not set aside."""
     starts, row = layout.starts(shard), 0
-    for piece_nD in rows:
+    for piece_nD in pieces:
         for first in range(0, len(piece_nD), CHUNK_ROWS):
             finite = np.isfinite(piece_nD[first : first + CHUNK_ROWS]).all(axis=1)
             bad = np.searchsorted(starts, np.flatnonzero(~finite) + row + first, side="right") - 1

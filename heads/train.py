@@ -177,6 +177,8 @@ def _with_pos_weight(options: TrainOptions, task: Task) -> Any:
 def _introduce(store: Store, task: Task, folds: Folds | None, certificate: Certificates, say: Say) -> None:
     encoder = store.attrs["encoder"]
     say(f"{store.path}: {len(store):,} rows x {store.dim} {store.dtype} of {encoder['name']}")
+    if store.compress:
+        say(f"  its values are compressed ({store.compress}): reading them takes longer than from a plain store")
     if encoder.get("meaningless"):
         say(f"WARNING: {report.MEANINGLESS}")
     said = {
