@@ -112,6 +112,16 @@ def reading_lines(found: dict[str, Any]) -> list[Line]:
     ]
 
 
+def fastq_lines(found: dict[str, Any]) -> list[Line]:
+    """Reads a second, the share of dnaio's speed, and the memory that more reads take."""
+    return [
+        Line("FASTQ into record batches", found["plain"]["reads_per_second"]["embedcache"] / 1e6, 1, " M reads/s"),
+        Line("FASTQ into record batches / dnaio alone", found["plain"]["share"], 0.35),
+        Line("the same, gzipped", found["gzip"]["share"], 0.35),
+        Line("memory that 5M reads take more than 2.5M", found["growth_bytes"] / 1e6, 30, " MB", at_most=True),
+    ]
+
+
 def logistic_lines(found: dict[str, Any]) -> list[Line]:
     """Ratios of the logistic grid, and of one multinomial regression."""
     return [
@@ -182,6 +192,7 @@ def memory_lines(found: dict[str, Any]) -> list[Line]:
 
 LINES: dict[str, Callable[[dict[str, Any]], list[Line]]] = {
     "reading": reading_lines,
+    "fastq": fastq_lines,
     "logistic": logistic_lines,
     "ridge": ridge_lines,
     "metrics": metrics_lines,

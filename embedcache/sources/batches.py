@@ -84,6 +84,15 @@ def letters_of(sequences: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return bounds - bounds[0], np.frombuffer(letters, np.uint8)[bounds[0] : bounds[-1]]
 
 
+def is_text(name: bytes) -> bool:
+    """Whether some bytes are UTF-8."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def sliced(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Cut a batch into slices of at most BATCH_ROWS rows and BATCH_LETTERS letters (a longer record comes alone)."""
     offsets, _ = letters_of(batch.column("sequence"))

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from embedcache.sources.batches import BATCH_LETTERS, BATCH_ROWS, LETTERS, first_fault
+from embedcache.sources.batches import BATCH_LETTERS, BATCH_ROWS, LETTERS, first_fault, is_text
 from embedcache.sources.files import InputFile, shown
 
 EXTENSIONS = (".fa", ".fasta", ".fna", ".faa", ".ffn", ".frn")
@@ -25,7 +25,7 @@ class Fasta:
     Raises
     ------
     InputError
-        On opening: the file is empty, is FASTQ, or its first line is no header. While reading: a header without id, an
+        On opening: the file is empty, or its first line is no header. While reading: a header without id, an
         empty sequence, a byte that is no letter, or damaged gzip data; each with its line.
     """
 
@@ -41,8 +41,6 @@ class Fasta:
         line, text = file.head
         if not text:
             raise file.error("the file is empty", 1)
-        if text.startswith(b"@"):
-            raise file.error("this is FASTQ, which is not read yet; convert it, for example with seqtk seq -A", line)
         if not text.startswith(b">"):
             found = shown(text.splitlines()[0])
             raise file.error(f"no FASTA header: expected a line that starts with '>', found {found}", line)
@@ -88,7 +86,7 @@ class Fasta:
             try:
                 names = pa.array(ids, pa.binary()).cast(pa.string())
             except pa.ArrowInvalid:
-                row = next(row for row, name in enumerate(ids) if not _is_text(name))
+                row = next(row for row, name in enumerate(ids) if not is_text(name))
                 raise self.file.error(f"the id {ids[row]!r} is not text (UTF-8)", lines[row]) from None
             return pa.record_batch([names, letters], ["id", "sequence"])
         line = lines[fault.row]
@@ -116,11 +114,3 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
         if mark:
             yield whole
     yield rest
-
-
-def _is_text(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -99,7 +99,6 @@ def test_the_real_contigs_are_read_to_the_last_letter(shared_data: Path) -> None
         (b"", 1, "empty"),
         (b"\n\n \n", 1, "empty"),
         (b"\nhello\n>a\nACGT\n", 2, "no FASTA header.*'hello'"),
-        (b"@a\nACGT\n+\nIIII\n", 1, "FASTQ"),
         (b">a\nAC\n>b\n\n>c\nA\n", 3, "'b' has no sequence"),
         (b">a\nAC\n>b", 3, "'b' has no sequence"),
         (b">a\nAC\n> \nA\n", 3, "no id"),

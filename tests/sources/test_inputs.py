@@ -90,7 +90,6 @@ def test_paths_that_cannot_be_read_say_the_way_out(write: Write, tmp_path: Path)
         (str(tmp_path), r"is a folder; .*\*.fa"),
         (write("a.fa.zst", b"\x28\xb5\x2f\xfd...."), "zstd"),
         (write("a.xlsx", b"PK\x03\x04...."), "save it as CSV"),
-        (write("a.fastq", b"@a\nA\n+\nI\n"), "FASTQ"),
     ]:
         with pytest.raises(InputError, match=says):
             open_source([given])
