@@ -3,7 +3,7 @@
 prior only      class or label shares of the training rows; of a quantity their mean ("mean only")
 stratum only    the same of each stratum
 kmer:4 lr       logistic regression on k-mer frequencies, of a quantity ridge regression
-onehot:41 lr    the same on the letters place by place, where all sequences have one length
+onehot:41 lr    the same on the letters place by place, where all sequences have one length; of wide ones on the middle
 naive bayes     on the genes of cells (`heads.naive_bayes`)
 
 All are fitted on training rows and choose their settings by validation rows, as heads do.
@@ -21,15 +21,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import embedcache
-from embedcache.alphabet import CELL, Letters
-from embedcache.encoders.encoder import Encoder
+from embedcache.alphabet import CELL, Letters, normalise
 from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads import logistic, ridge
+from heads.baseline_models import (
+    BaselineModel,
+    ByStratum,
+    Composition,
+    Constant,
+    OfGenes,
+    OfSequences,
+    Unfit,
+    varying_places,
+)
 from heads.features import MEMORY_BYTES, ArrayRows, Rows
 from heads.fitting import Problem, Progress, say_nothing
+from heads.logistic import LogisticModel
 from heads.naive_bayes import BYTES_PER_TOKEN, naive_bayes
+from heads.ridge import RidgeModel
 from heads.sequences import stored_sequences
 from heads.splits import TRAIN, VAL
 from heads.target import Codes, Doubles, Examples, Target
@@ -38,14 +48,21 @@ KMER_ENCODERS = {"dna": "kmer:4", "protein": "kmer:2:protein"}
 ONEHOT_SUFFIXES = {"dna": "", "protein": ":protein"}
 WIDEST_ONEHOT = 2048
 """Values of a sequence: 512 letters of DNA, 102 residues. A regression on more takes longer than the head."""
-_ENCODED_AT_ONCE = 4096
 
 
 class Strata(Protocol):
     @property
-    def codes(self) -> Codes:
-        """(n,), below 0 for a row without a stratum."""
+    def column(self) -> str:
+        """What they are by: a column, or a column and its borders."""
         ...
+
+    @property
+    def codes(self) -> Codes:
+        """(n,) into the names, -1 for a row without a stratum."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
 
 
 class Task(Protocol):
@@ -67,14 +84,16 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Baseline:
-    """Outputs (n, C) of the rows of a task, as a head gives them, under a name for the table."""
+    """A fitted baseline under a name for the table, and its outputs (n, C) of the rows of a task."""
 
     name: str
     outputs: Doubles
+    model: BaselineModel
 
-
-class _Unfit(Exception):
-    """Why a baseline cannot stand beside a head."""
+    @property
+    def key(self) -> str:
+        """The same in every fold, also where the name tells what was chosen."""
+        return self.model.kind if isinstance(self.model, OfGenes) else self.name
 
 
 def baselines(
@@ -97,12 +116,12 @@ def baselines(
     missing = []
     try:
         fitting = _Fitting(store, task, kind, torch.device(device), memory_bytes, progress).checked()
-    except _Unfit as reason:
+    except Unfit as reason:
         return found, [f"no baselines of the sequences: {reason}"]
     for fit in fits:
         try:
             found.append(fit(fitting))
-        except _Unfit as reason:
+        except Unfit as reason:
             missing.append(str(reason))
         except HeadError as reason:
             missing.append(f"a baseline could not be fitted: {reason}")
@@ -112,7 +131,12 @@ def baselines(
 def prior(task: Task) -> Baseline:
     """Every row gets the class or label shares of train, or the mean of the quantity."""
     name = "mean only" if task.target.kind == "regression" else "prior only"
-    return Baseline(name, np.tile(_truth(task.target)[task.part(TRAIN)].mean(0), (len(task.rows), 1)))
+    return constant(name, _truth(task.target)[task.part(TRAIN)].mean(0), len(task.rows))
+
+
+def constant(name: str, values: Doubles, rows: int) -> Baseline:
+    """The same outputs (C,) for every row."""
+    return Baseline(name, np.tile(values, (rows, 1)), Constant(tuple(values.tolist())))
 
 
 def stratum(task: Task, strata: Strata) -> Baseline:
@@ -121,12 +145,17 @@ def stratum(task: Task, strata: Strata) -> Baseline:
     One row's worth of the overall ones is added to each stratum, so that no share is exactly 0 or 1.
     """
     truth_nC, train = _truth(task.target), task.part(TRAIN)
-    numbers = strata.codes - strata.codes.min()  # rows without a stratum (-1) form one of their own
-    sums_SC = np.tile(truth_nC[train].mean(0), (int(numbers.max()) + 1, 1))
-    rows_S = np.ones(len(sums_SC))
-    np.add.at(sums_SC, numbers[train], truth_nC[train])
-    np.add.at(rows_S, numbers[train], 1)
-    return Baseline("stratum only", (sums_SC / rows_S[:, None])[numbers])
+    overall_C = truth_nC[train].mean(0)
+    names = [*strata.names, ""]  # rows without a stratum (-1) form one of their own
+    sums_SC = np.tile(overall_C, (len(names), 1))
+    rows_S = np.ones(len(names))
+    np.add.at(sums_SC, strata.codes[train], truth_nC[train])
+    np.add.at(rows_S, strata.codes[train], 1)
+    values_SC = sums_SC / rows_S[:, None]
+    model = ByStratum(
+        strata.column, tuple(overall_C.tolist()), dict(zip(names, map(tuple, values_SC.tolist()), strict=True))
+    )
+    return Baseline("stratum only", values_SC[strata.codes], model)
 
 
 def _truth(target: Target) -> Doubles:
@@ -152,11 +181,11 @@ class _Fitting:
     progress: Progress
 
     def checked(self) -> _Fitting:
-        """Raise `_Unfit` where the store has no sequences to look at."""
+        """Raise `Unfit` where the store has no sequences to look at."""
         if _alphabet(self.store) not in (*KMER_ENCODERS, CELL):
-            raise _Unfit("the records of this store are not DNA, proteins or cells")
+            raise Unfit("the records of this store are not DNA, proteins or cells")
         if "sequence" not in self.store.column_names:
-            raise _Unfit("the store keeps none (it was extracted with --drop-sequence)")
+            raise Unfit("the store keeps none (it was extracted with --drop-sequence)")
         return self
 
     @property
@@ -164,41 +193,39 @@ class _Fitting:
         """What chooses, on validation rows."""
         return "r2" if self.task.target.kind == "regression" else "auprc"
 
-    def regression_on(self, name: str, dtype: npt.DTypeLike) -> Baseline:
-        """A regression on the features of a weight-free encoder, kept in memory in the given type."""
+    def regression_on(self, made: Composition, name: str, dtype: npt.DTypeLike) -> Baseline:
+        """A regression on the composition of the sequences, whose features are kept in memory in the given type."""
         if self.store.attrs["encoder"]["name"] == name and self.kind in ("lr", "ridge"):
-            raise _Unfit(f"no baseline on {name}: the features are {name} themselves")
-        encoder = embedcache.load_encoder(name)
-        needed = (np.dtype(dtype).itemsize + 4) * len(self.task.rows) * encoder.hidden
+            raise Unfit(f"no baseline on {name}: the features are {name} themselves")
+        needed = (np.dtype(dtype).itemsize + 4) * len(self.task.rows) * made.dim
         if needed > self.memory_bytes:
-            raise _Unfit(
+            raise Unfit(
                 f"no baseline on {name}: that of {len(self.task.rows):,} rows takes {needed / 2**30:.1f} GiB, more than "
                 "--memory"
             )
-        source = ArrayRows(self._encoded(encoder, dtype))
+        source = ArrayRows(self._features(made, name, dtype))
         rows = np.arange(len(source))
         problem = Problem(
             source, self._part(TRAIN), self._part(VAL), self.metric, 0, self.device, self.memory_bytes, self._told(name)
         )
         if self.task.target.kind == "regression":
-            fitted, kind = ridge.fit(problem, ridge.RidgeOptions()), "ridge"
+            head, kind = ridge.fit(problem, ridge.RidgeOptions()).head, "ridge"
         else:
-            fitted, kind = logistic.fit(problem, logistic.LogisticOptions()), "lr"
-        return Baseline(f"{name} {kind}", fitted.head(source, rows, self.device))
+            head, kind = logistic.fit(problem, logistic.LogisticOptions()).head, "lr"
+        assert isinstance(head, LogisticModel | RidgeModel)
+        return Baseline(f"{name} {kind}", head(source, rows, self.device), OfSequences(made, head))
 
     def _part(self, part: int) -> Examples:
         """The rows of one part, by their positions among the rows of the task."""
         examples = self.task.examples(part)
         return Examples(self.task.part(part), examples.target, examples.weights, examples.groups)
 
-    def _encoded(self, encoder: Encoder, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
-        features, done = np.empty((len(self.task.rows), encoder.hidden), dtype), 0
-        for sequences in stored_sequences(self.store, self.task.rows):
-            for start in range(0, len(sequences), _ENCODED_AT_ONCE):
-                part = sequences.slice(start, _ENCODED_AT_ONCE)
-                features[done : done + len(part)] = encoder.encode(part)
-                done += len(part)
-                self.progress(done, len(features), f"{encoder.name} of the sequences")
+    def _features(self, made: Composition, name: str, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
+        features, done = np.empty((len(self.task.rows), made.dim), dtype), 0
+        for block in made.blocks(self.store, self.task.rows):
+            features[done : done + len(block)] = block
+            done += len(block)
+            self.progress(done, len(features), f"{name} of the sequences")
         return features
 
     def _told(self, name: str) -> Progress:
@@ -206,40 +233,51 @@ class _Fitting:
 
 
 def _on_kmers(fitting: _Fitting) -> Baseline:
-    return fitting.regression_on(KMER_ENCODERS[_alphabet(fitting.store)], np.float32)
+    name = KMER_ENCODERS[_alphabet(fitting.store)]
+    return fitting.regression_on(Composition(name), name, np.float32)
 
 
 def _on_letters(fitting: _Fitting) -> Baseline:
     """One-hot letters, which mean something only where place i of one sequence answers to place i of the others.
 
     Sequences of several lengths are not cut to the shortest one: that drops letters that the head has seen, and lines up
-    what belongs to different places.
+    what belongs to different places. Places at which all training sequences have the same letter say nothing and are left
+    out; of more than `WIDEST_ONEHOT` values the places in the middle stay, where windows have their site.
     """
     alphabet = _alphabet(fitting.store)
-    parts = stored_sequences(fitting.store, fitting.task.rows)
-    lengths = np.concatenate([Letters.of(part).lengths for part in parts])
+    rows = fitting.task.rows
+    lengths = np.concatenate([Letters.of(part).lengths for part in stored_sequences(fitting.store, rows)])
     shortest, longest = int(lengths.min()), int(lengths.max())
     if shortest < longest:
-        raise _Unfit(
+        raise Unfit(
             f"no baseline on one-hot letters: the sequences have {shortest:,} to {longest:,} letters, and places can be "
             "compared only where all have one length"
         )
-    name = f"onehot:{longest}{ONEHOT_SUFFIXES[alphabet]}"
-    if longest * (4 if alphabet == "dna" else 20) > WIDEST_ONEHOT:
-        raise _Unfit(f"no baseline on {name}: {longest:,} letters make more than {WIDEST_ONEHOT:,} values")
-    return fitting.regression_on(name, np.float16)
+    train = np.zeros(len(rows), np.bool_)
+    train[fitting.task.part(TRAIN)] = True
+    letters = (normalise(Letters.of(part), alphabet) for part in stored_sequences(fitting.store, rows))
+    places = varying_places(letters, train, longest)
+    if not len(places):
+        raise Unfit("no baseline on one-hot letters: all training sequences are the same")
+    name, most = f"onehot:{longest}{ONEHOT_SUFFIXES[alphabet]}", WIDEST_ONEHOT // (4 if alphabet == "dna" else 20)
+    varying = len(places)
+    if varying > most:
+        places = np.sort(places[np.argsort(np.abs(places - (longest - 1) / 2), kind="stable")[:most]])
+    made = Composition(f"onehot:{len(places)}{ONEHOT_SUFFIXES[alphabet]}", longest, tuple(places.tolist()))
+    return fitting.regression_on(made, name if varying <= most else f"{name}, middle {most}", np.float16)
 
 
 def _on_cells(fitting: _Fitting) -> Baseline:
     task = fitting.task
     if task.target.kind == "regression":
-        raise _Unfit("no baseline of naive Bayes: it learns classes, not a measured quantity")
+        raise Unfit("no baseline of naive Bayes: it learns classes, not a measured quantity")
     cells = list(stored_sequences(fitting.store, task.rows))
     tokens = sum(part.nbytes for part in cells) / 5  # most ids have four digits, and a blank after them
     if BYTES_PER_TOKEN * tokens > fitting.memory_bytes:
-        raise _Unfit(
+        raise Unfit(
             f"no baseline of naive Bayes: about {tokens:,.0f} tokens of {len(task.rows):,} cells do not fit --memory"
         )
     fitting.progress(0, 1, "naive Bayes on the genes")
-    outputs, weighting = naive_bayes(cells, task.target, task.part(TRAIN), task.part(VAL), fitting.metric)
-    return Baseline(f"naive bayes on gene {'ranks' if weighting == 'rank' else 'presence'}", outputs)
+    model, outputs = naive_bayes(cells, task.target, task.part(TRAIN), task.part(VAL), fitting.metric)
+    weighting = "ranks" if model.weighting == "rank" else "presence"
+    return Baseline(f"naive bayes on gene {weighting}", outputs, OfGenes(model))

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
-from heads import runs
+from heads import runs, saved_baselines
 from heads.features import pick_device
 from heads.judge_parents import Windows, judge_parents
 from heads.judged import Judged, Model, judge_models, of_rows
@@ -80,7 +80,9 @@ def evaluate_run(
     names = None if by is None else [by[row] for row in rows.tolist()]
     notes += [*said, *departure(run, store, rows, strict=strict)]
     outputs = run.outputs(store, rows, pick_device(device))
-    models = [Model(run.path.name, run.first.decisions, run.first.decide(outputs, names))]
+    rivals, reasons = saved_baselines.judged(run.path, store, rows, names)
+    notes += reasons
+    models = [Model(run.path.name, run.first.decisions, run.first.decide(outputs, names)), *rivals]
     group = run.group_column
     groups = encode(store.column(group), group).codes[rows] if group in store.column_names else None
     shown = None if strata is None else of_rows(read_strata(store, strata), rows)

@@ -14,17 +14,20 @@ import numpy as np
 import torch
 
 from embedcache.store import Store
-from heads.baselines import baselines
+from heads.baselines import Baseline, baselines, constant
 from heads.decisions import Decisions, fit_decisions
 from heads.fit import Fit, Recipe, fit_head, trained_shares
 from heads.fitting import Progress, Record, Scalar, say_nothing
 from heads.folds import Fold, Folds
 from heads.results import Judging, PartResult, Result, gather, judge, judge_rows, take
+from heads.saved_baselines import SavedBaseline
 from heads.splits import NAMES, TEST, TRAIN, VAL
 from heads.target import Codes, Doubles
 from heads.task import Task
 
 Say = Callable[[str], None]
+HEAD = ""
+"""The key of the head among the results of a fold; baselines have their own."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Outcome:
     """By the name of the fold, empty for one split."""
     decisions: Decisions
     """For new rows."""
+    baselines: tuple[SavedBaseline, ...]
+    """As they are kept with the run."""
     folds: tuple[Record, ...] = ()
     """The head's test metrics of each fold."""
 
@@ -76,18 +81,19 @@ def part_of(task: Task, fold: Fold, pair: int = 0) -> Task:
 def run_once(task: Task, setting: Setting) -> Outcome:
     """Fit and judge on the one split of a task."""
     fit, outputs, shares = _fit(task, setting)
-    results = (
-        _judge_head(task, fit, outputs, shares, setting),
-        *_judge_baselines(task, fit.fitted.head.quantiles, setting),
-    )
+    head = _judge_head(task, fit, outputs, shares, setting)
+    rivals = _judge_baselines(task, fit.fitted.head.quantiles, setting)
+    results = (head, *(result for result, _ in rivals))
+    kept = tuple(SavedBaseline(result.name, result.decisions, (found.model,)) for result, found in rivals)
     names = np.array([*NAMES, ""])[task.parts]
-    return Outcome(task, tuple(names.tolist()), results, (("", fit),), results[0].decisions)
+    return Outcome(task, tuple(names.tolist()), results, (("", fit),), head.decisions, kept)
 
 
 def run_folds(task: Task, folds: Folds, setting: Setting) -> Outcome:
     """Fit and judge fold by fold, and judge all rows together by what was said of them when they were held out."""
     fits: list[tuple[str, Fit]] = []
-    by_fold: list[tuple[Fold, tuple[Result, ...]]] = []
+    by_fold: list[tuple[Fold, dict[str, Result]]] = []
+    rivals: list[tuple[Codes, dict[str, Baseline]]] = []
     held_out: list[tuple[Codes, Doubles]] = []
     for number, fold in enumerate(folds, 1):
         progress = _told_of(setting.progress, f"{number}/{len(folds)} {fold.name}")
@@ -98,19 +104,23 @@ def run_folds(task: Task, folds: Folds, setting: Setting) -> Outcome:
         judged = _validated(part_of(task, fold), fold)
         head = _judge_head(judged, heads[0], outputs, shares, own)
         quantiles = heads[0].fitted.head.quantiles
-        by_fold.append((fold, (head, *_judge_baselines(part_of(task, fold), quantiles, own))))
+        found = _judge_baselines(part_of(task, fold), quantiles, own)
+        by_fold.append((fold, {HEAD: head, **{rival.key: result for result, rival in found}}))
+        rivals.append((part_of(task, fold).part(VAL), {rival.key: rival for _, rival in found}))
         held_out.append((judged.part(VAL), outputs[judged.part(VAL)]))
-    pooled = tuple(_pool(task, by_fold, place, setting.judging) for place in range(len(by_fold[0][1])))
+    in_all = [key for key in by_fold[0][1] if all(key in results for _, results in by_fold)]
+    pooled = {key: _pool(task, by_fold, key, setting.judging) for key in in_all}
     names = np.full(len(task.rows), "", object)
     for fold in folds:
         names[fold.test] = fold.name
     return Outcome(
         replace(task, parts=np.full(len(task.rows), TEST, np.int64)),
         tuple(names.tolist()),
-        pooled,
+        tuple(pooled.values()),
         tuple(fits),
-        _decisions(task, held_out, fits, setting.judging),
-        tuple(_record(fold, results[0]) for fold, results in by_fold),
+        _decisions(task, held_out, fits[0][1].fitted.head.quantiles, setting.judging),
+        tuple(_keep(task, key, result, rivals, setting.judging) for key, result in pooled.items() if key != HEAD),
+        tuple(_record(fold, results[HEAD]) for fold, results in by_fold),
     )
 
 
@@ -143,7 +153,7 @@ def _judge_head(task: Task, fit: Fit, outputs: Doubles, shares: Doubles | None, 
     return judge(task, name, outputs, setting.judging, quantiles=quantiles, trained_shares=shares)
 
 
-def _judge_baselines(task: Task, quantiles: tuple[float, ...], setting: Setting) -> tuple[Result, ...]:
+def _judge_baselines(task: Task, quantiles: tuple[float, ...], setting: Setting) -> tuple[tuple[Result, Baseline], ...]:
     found, reasons = baselines(
         setting.store,
         task,
@@ -154,12 +164,21 @@ def _judge_baselines(task: Task, quantiles: tuple[float, ...], setting: Setting)
     )
     for reason in reasons:
         setting.say(f"  {reason}")
-    judged = [judge(task, rival.name, rival.outputs, setting.judging) for rival in found]
+    judged = [(judge(task, rival.name, rival.outputs, setting.judging), rival) for rival in found]
     if quantiles:
         held = np.quantile(np.asarray(task.examples(TRAIN).target.values, np.float64), quantiles)
-        constant = np.tile(held, (len(task.rows), 1))
-        judged.insert(1, judge(task, "quantiles of train only", constant, setting.judging, quantiles=quantiles))
+        rival = constant("quantiles of train only", held, len(task.rows))
+        judged.insert(1, (judge(task, rival.name, rival.outputs, setting.judging, quantiles=quantiles), rival))
     return tuple(judged)
+
+
+def _keep(
+    task: Task, key: str, pooled: Result, rivals: Sequence[tuple[Codes, dict[str, Baseline]]], judging: Judging
+) -> SavedBaseline:
+    """The baseline of all folds, with decisions from all of their validation rows."""
+    held_out = [(val, found[key].outputs[val]) for val, found in rivals]
+    decisions = _decisions(task, held_out, pooled.decisions.quantiles, judging)
+    return SavedBaseline(pooled.name, decisions, tuple(found[key].model for _, found in rivals))
 
 
 def _told_of(progress: Progress, fold: str) -> Progress:
@@ -181,19 +200,22 @@ def _record(fold: Fold, result: Result) -> Record:
     return values
 
 
-def _pool(task: Task, by_fold: Sequence[tuple[Fold, tuple[Result, ...]]], place: int, judging: Judging) -> Result:
+def _pool(task: Task, by_fold: Sequence[tuple[Fold, dict[str, Result]]], key: str, judging: Judging) -> Result:
     """The result of one model on all rows, each as its own fold decided it."""
-    first = by_fold[0][1][place]
-    judged = np.unique(np.concatenate([fold.test for fold, _ in by_fold]))
-    decided = gather([(fold.test, results[place].decided) for fold, results in by_fold])
+    found = [(fold, results[key]) for fold, results in by_fold]
+    first = found[0][1]
+    judged = np.unique(np.concatenate([fold.test for fold, _ in found]))
+    decided = gather([(fold.test, result.decided) for fold, result in found])
     groups = None if task.groups is None else task.groups[judged]
     test = judge_rows(task.target.take(judged), take(decided, judged), first.decisions, judging, groups)
-    return Result(first.name, first.decisions, decided, {"val": _mean_val(by_fold, place), "test": test})
+    return Result(
+        first.name, first.decisions, decided, {"val": _mean_val([result for _, result in found]), "test": test}
+    )
 
 
-def _mean_val(by_fold: Sequence[tuple[Fold, tuple[Result, ...]]], place: int) -> PartResult:
+def _mean_val(results: Sequence[Result]) -> PartResult:
     """The metrics of the validation rows, mean over the folds; a row that validates in several folds counts in each."""
-    found = [results[place].parts["val"].evaluation for _, results in by_fold]
+    found = [result.parts["val"].evaluation for result in results]
     values = {name: float(np.mean([one.values[name] for one in found])) for name in found[0].values}
     rows = sum(one.rows for one in found)
     class_rows = tuple(np.sum([one.class_rows for one in found], axis=0).tolist())
@@ -203,9 +225,9 @@ def _mean_val(by_fold: Sequence[tuple[Fold, tuple[Result, ...]]], place: int) ->
 
 
 def _decisions(
-    task: Task, held_out: Sequence[tuple[Codes, Doubles]], fits: Sequence[tuple[str, Fit]], judging: Judging
+    task: Task, held_out: Sequence[tuple[Codes, Doubles]], quantiles: tuple[float, ...], judging: Judging
 ) -> Decisions:
-    """For new rows: from all validation rows, each with what the head that held it out said of it."""
+    """For new rows: from all validation rows, each with what the model that held it out said of it."""
     rows = np.concatenate([positions for positions, _ in held_out])
     outputs = np.concatenate([values for _, values in held_out])
     strata = task.stratum_names
@@ -214,5 +236,5 @@ def _decisions(
         outputs,
         replace(judging.decisions, prior="none"),
         strata=None if strata is None else [strata[row] for row in rows],
-        quantiles=fits[0][1].fitted.head.quantiles,
+        quantiles=quantiles,
     )

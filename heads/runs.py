@@ -10,6 +10,7 @@ grid.csv                  every trial, where there are epochs
 breakdown.csv             the head's metrics by stratum and by group
 split_certificate.json    what was looked for between train and the rows that judge, and what was found
 model/                    the head (see `heads.head`)
+baselines/                what it must beat, as fitted on the training rows (`heads.saved_baselines`)
 README.md                 the model card
 plots/, report.html
 """

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
-from heads import report, runs, saved
+from heads import report, runs, saved, saved_baselines
 from heads.certificate import THRESHOLD
 from heads.certificates import Certificates, certify_task
 from heads.features import MEMORY_BYTES, open_features, pick_device
@@ -114,6 +114,7 @@ def train(
             outcome = run_once(task, setting) if folds is None else run_folds(task, folds, setting)
         notes = _account(outcome, options.judging.decisions.threshold, say)
         _save_heads(folder / runs.MODEL, store, outcome, options)
+        saved_baselines.save(folder, outcome.baselines)
         manifest = runs.make_manifest(
             store,
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

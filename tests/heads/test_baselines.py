@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from embedcache import load_encoder, open_store
 from embedcache.errors import HeadError
 from heads.baselines import baselines, prior, stratum
+from heads.breakdown import Strata
 from heads.metrics import score
 from heads.naive_bayes import gene_matrix
 from heads.splits import TEST, TRAIN, VAL
@@ -77,7 +77,7 @@ ROWS = Task(Target("regression", ("x",), np.zeros(1))).rows
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
 def test_every_kind_of_target_has_its_baselines(tmp_path, kind):
     texts, richness = sequences()
-    strata = SimpleNamespace(codes=np.arange(len(ROWS)) % 3 - 1)
+    strata = Strata("context", np.arange(len(ROWS)) % 3 - 1, ("CG", "CHG"))
     task = Task(target_of(kind, richness, ROWS), strata)
     found, missing = baselines(store_of(tmp_path / "s.zarr", texts), task)
     model, first = ("ridge", "mean only") if kind == "regression" else ("lr", "prior only")
@@ -105,8 +105,8 @@ def test_a_stratum_has_its_own_shares_and_one_unseen_in_training_those_of_all():
     for kind in ("multiclass", "multilabel", "regression"):
         codes = np.arange(len(ROWS)) % 4 - 1
         task = Task(target_of(kind, richness, ROWS))
-        codes[task.part(TEST)[:7]] = 9
-        outputs = stratum(task, SimpleNamespace(codes=codes)).outputs
+        codes[task.part(TEST)[:7]] = 3
+        outputs = stratum(task, Strata("context", codes, ("CG", "CHG", "CHH", "CN"))).outputs
         truth = task.target.values
         truth = np.eye(3)[truth] if kind == "multiclass" else truth.reshape(len(ROWS), -1).astype(float)
         train = task.part(TRAIN)
@@ -149,10 +149,26 @@ def test_sequences_of_several_lengths_have_no_one_hot_baseline_and_it_is_said_wh
     assert "the sequences have 30 to 90 letters" in missing[0]
 
 
-def test_long_sequences_have_no_one_hot_baseline(tmp_path):
+def test_places_that_are_the_same_in_all_training_sequences_are_left_out(tmp_path):
+    inner, richness = sequences(30, 30)
+    padded = ["A" * 500 + text + "C" * 500 for text in inner]
+    task = Task(target_of("binary", richness, ROWS))
+    wide, narrow = (
+        baselines(store_of(tmp_path / name, rows), task)[0][-1] for name, rows in (("w", padded), ("n", inner))
+    )
+    assert (wide.name, wide.model.composition.encoder) == ("onehot:1030 lr", "onehot:30")
+    np.testing.assert_allclose(wide.outputs, narrow.outputs)
+    same = ["ACGT" * 10] * N
+    _, missing = baselines(store_of(tmp_path / "same", same), task)
+    assert missing[-1] == "no baseline on one-hot letters: all training sequences are the same"
+
+
+def test_of_long_sequences_the_middle_is_looked_at_and_the_table_says_so(tmp_path):
     texts, richness = sequences(600, 600)
-    _, missing = baselines(store_of(tmp_path / "s.zarr", texts), Task(target_of("binary", richness, ROWS)))
-    assert missing == ["no baseline on onehot:600: 600 letters make more than 2,048 values"]
+    task = Task(target_of("binary", richness, ROWS))
+    found, missing = baselines(store_of(tmp_path / "s.zarr", texts), task)
+    assert (found[-1].name, missing) == ("onehot:600, middle 512 lr", [])
+    assert (found[-1].model.composition.places[0], found[-1].model.composition.places[-1]) == (44, 555)
 
 
 def test_features_are_no_baseline_of_themselves(tmp_path):
