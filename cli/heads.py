@@ -67,6 +67,16 @@ BY = click.option(
     metavar="COL",
     help="With --aggregate: the column that names the parents.  [default: parent, else the groups]",
 )
+DETECT = click.option(
+    "--detect",
+    multiple=True,
+    metavar="VALUE|abs:VALUE",
+    help="Of a measured quantity: count the rows predicted at this value or more (abs: either way; below: or less), and "
+    "how many of these pass it in truth.  May be given several times.",
+)
+DETECT_BY = click.option(
+    "--detect-by", metavar="COL", help="Count them by the values of this column, such as a kind of variant, instead."
+)
 STRICT = click.option("--strict", is_flag=True, help="Refuse rows that are far from those that trained the head.")
 
 
@@ -120,6 +130,8 @@ def _class_weights(text: str | None, pos_weight: float | None) -> list[Any] | No
     "[default: group where it is there]",
 )
 @STRATA
+@DETECT
+@DETECT_BY
 @click.option("--weight", metavar="COL", help="Column of sample weights.")
 @click.option(
     "--steps", metavar="STEP,...", help="Done to the features first, fitted on train: l2, standardise, pca:K, whiten."
@@ -210,6 +222,8 @@ def train(features: Path, output: Path | None, overwrite: bool, **given: Any) ->
         click.echo("\n" + report.table(done.results, part, done.metrics))
         if done.results[0].parts[part].conformal is not None:
             click.echo(f"conformal: {done.results[0].parts[part].conformal}")
+        for found in done.detections.get(part, ()):
+            click.echo("\n" + report.detection_table(found))
     if done.folds:
         click.echo(report.folds_line(done.folds, done.metrics))
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
@@ -221,6 +235,7 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
     """Train with the parameters of the command `train`."""
     from heads.certificate import THRESHOLD
     from heads.decisions import DecisionOptions
+    from heads.detection import DetectionRule
     from heads.kinds import HEAD_KINDS
     from heads.prior import parse_prior
     from heads.results import Judging
@@ -261,6 +276,8 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
             start=given["start"],
             near=THRESHOLD if near is None else near or None,
             strict=given["strict"],
+            detect=tuple(map(DetectionRule.parse, given["detect"])),
+            detect_by=given["detect_by"],
             seed=given["seed"],
             split_seed=given["split_seed"],
             device=given["device"],
@@ -357,6 +374,8 @@ def _by_parent(aggregate: How | None, by: str | None) -> ByParent | None:
     help="Rows to judge.  [default: test where RUN was trained on this store, else all that did not train it]",
 )
 @STRATA
+@DETECT
+@DETECT_BY
 @AGGREGATE
 @BY
 @click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Also write the metrics as JSON.")
@@ -370,6 +389,8 @@ def evaluate(
     label: str | None,
     split: str | None,
     strata: str | None,
+    detect: tuple[str, ...],
+    detect_by: str | None,
     aggregate: How | None,
     by: str | None,
     output: Path | None,
@@ -380,6 +401,7 @@ def evaluate(
 ) -> None:
     """Judge the head of RUN on a store with labels."""
     from heads import report
+    from heads.detection import DetectionRule
     from heads.evaluate import evaluate_run, write_evaluation
     from heads.results import Judging
 
@@ -390,6 +412,8 @@ def evaluate(
         split=split,
         strata=strata,
         aggregate=_by_parent(aggregate, by),
+        detect=tuple(map(DetectionRule.parse, detect)),
+        detect_by=detect_by,
         judging=Judging(resamples=bootstrap, seed=seed),
         strict=strict,
         device=device,
@@ -399,6 +423,8 @@ def evaluate(
         click.echo(f"  {note}")
     metrics = report.shown_metrics(judged.rows.head.evaluation.kind, judged.quantiles)
     click.echo(report.judged_table(judged.rows, metrics))
+    for found in judged.rows.detections:
+        click.echo("\n" + report.detection_table(found))
     if judged.rows.parts:
         click.echo("\n" + report.parts_table(judged.rows.parts, metrics))
     if judged.parents is not None:

@@ -17,7 +17,6 @@ from embedcache.errors import HeadError
 from heads.bootstrap import RESAMPLES
 from heads.fitting import Record, Scalar
 from heads.metrics import Evaluation, evaluate
-from heads.ranking import Flags
 from heads.statistics import Predictions
 from heads.target import Codes, Doubles, Target
 
@@ -121,21 +120,6 @@ def breakdown(
 def _check_rows(strata: Strata, rows: int) -> None:
     if strata.codes.shape != (rows,):
         raise HeadError(f"{rows} rows need one stratum each, and '{strata.column}' has {len(strata.codes)}")
-
-
-def detection_rates(detected: Flags, strata: Strata) -> dict[str, float]:
-    """Share of the rows (N,) of each stratum that were detected, such as those over a threshold; NaN of one without rows.
-
-    With the kind of variant as strata these are the detection rate and the false positives of a quantity's predictions.
-
-    Raises HeadError where the strata are not those of the rows.
-    """
-    _check_rows(strata, len(detected))
-    known = strata.codes >= 0
-    rows_S = np.bincount(strata.codes[known], minlength=len(strata.names))
-    detected_S = np.bincount(strata.codes[known & detected], minlength=len(strata.names))
-    rates = [part / rows if rows else math.nan for part, rows in zip(detected_S.tolist(), rows_S.tolist(), strict=True)]
-    return dict(zip(strata.names, rates, strict=True))
 
 
 def records(parts: Sequence[Part]) -> list[Record]:

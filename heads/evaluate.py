@@ -11,6 +11,7 @@ import pyarrow as pa
 from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads import runs, saved_baselines
+from heads.detection import DetectionRule, detector_of
 from heads.features import pick_device
 from heads.judge_parents import Windows, judge_parents
 from heads.judged import Judged, Model, judge_models, of_rows
@@ -53,6 +54,8 @@ def evaluate_run(
     split: str | None = None,
     strata: str | None = None,
     aggregate: ByParent | None = None,
+    detect: tuple[DetectionRule, ...] = (),
+    detect_by: str | None = None,
     judging: Judging,
     strict: bool = False,
     device: str = "auto",
@@ -66,6 +69,10 @@ def evaluate_run(
     run, store = open_matching(run_path, features)
     parent = None if aggregate is None else aggregate.column_in(store.column_names, run.group_column, str(features))
     target, known = _target_of(run, store, label)
+    if (detect or detect_by) and target.kind != "regression":
+        raise HeadError(
+            f"--detect is for measured quantities, and the head learned classes ({', '.join(run.card.label)})"
+        )
     chosen, what, notes = _chosen_rows(run, store, split)
     rows = np.setdiff1d(chosen, store.quarantined)
     if len(rows) < len(chosen):
@@ -86,7 +93,8 @@ def evaluate_run(
     group = run.group_column
     groups = encode(store.column(group), group).codes[rows] if group in store.column_names else None
     shown = None if strata is None else of_rows(read_strata(store, strata), rows)
-    judged = judge_models(what, target, models, judging, groups=groups, strata=shown)
+    detector = detector_of(store, rows, detect, detect_by)
+    judged = judge_models(what, target, models, judging, groups=groups, strata=shown, detector=detector)
     parents = None
     if aggregate is not None and parent is not None:
         windows = Windows(target, models, names, groups if group != parent else None, shown)

@@ -9,6 +9,7 @@ import numpy as np
 
 from heads.breakdown import Part, Strata, breakdown, to_json
 from heads.decisions import Decided, Decisions
+from heads.detection import Detection, Detector, detect
 from heads.results import Judging, PartResult, judge_rows
 from heads.target import Codes, Target
 
@@ -33,6 +34,7 @@ class Judged:
     parts: tuple[Part, ...]
     """The head by stratum, where strata were asked for."""
     notes: tuple[str, ...]
+    detections: tuple[Detection, ...] = ()
 
     @property
     def head(self) -> PartResult:
@@ -46,8 +48,12 @@ class Judged:
             **self.head.to_json(),
             "baselines": {name: result.to_json() for name, result in self.results[1:]},
             "breakdown": to_json(self.parts),
+            **({"detection": self._detection()} if self.detections else {}),
             "notes": list(self.notes),
         }
+
+    def _detection(self) -> dict[str, object]:
+        return {str(one.rule): {"by": one.by, "models": one.to_json()} for one in self.detections}
 
 
 def judge_models(
@@ -58,6 +64,7 @@ def judge_models(
     *,
     groups: Codes | None = None,
     strata: Strata | None = None,
+    detector: Detector | None = None,
     unit: str = "rows",
 ) -> Judged:
     """Judge models on the n rows of a target, all by the same resamples.
@@ -79,7 +86,10 @@ def judge_models(
             seed=judging.seed,
         )
     notes = (*head.decided.notes, *(f"this set of {unit} {note}" for note in results[0][1].evaluation.notes))
-    return Judged(what, tuple(results), parts, notes)
+    said = [(model.name, np.asarray(model.decided.predictions, np.float64)) for model in models]
+    true = np.asarray(target.values, np.float64)
+    detections = () if detector is None else detect(detector, true, said, judging, groups)
+    return Judged(what, tuple(results), parts, notes, detections)
 
 
 def of_rows(strata: Strata, rows: Codes) -> Strata:

@@ -6,13 +6,14 @@ import base64
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from heads.breakdown import Part
+from heads.detection import ClassRate, Detection
 from heads.fitting import Record
 from heads.judged import Judged
 from heads.metrics import Evaluation
@@ -102,6 +103,24 @@ def parts_table(parts: Sequence[Part], metrics: Sequence[str]) -> str:
     return grid([head, *lines])
 
 
+def detection_table(found: Detection) -> str:
+    """One line per model, the head first: how many rows of each class it detects."""
+    return grid(_detected(found))
+
+
+def _detected(found: Detection) -> list[list[str]]:
+    (_, first), *_ = found.models
+    head = [f"predicted {found.rule.words}", *(f"{one.name} ({one.rows:,} rows)" for one in first)]
+    return [head, *([name, *map(_rate, rates)] for name, rates in found.models)]
+
+
+def _rate(one: ClassRate) -> str:
+    if not one.rows:
+        return "-"
+    between = "" if one.interval is None else f" [{one.interval[0]:.1%}, {one.interval[1]:.1%}]"
+    return f"{one.detected:,} = {one.rate:.1%}{between}"
+
+
 def folds_line(folds: Sequence[Record], metrics: Sequence[str]) -> str:
     """Mean and standard deviation of the head over the folds; their rows together are judged with scores of many heads."""
     words = []
@@ -134,6 +153,8 @@ class Page:
     pictures: Sequence[str]
     notes: Sequence[str]
     folds: Sequence[Record] = ()
+    detections: Mapping[str, Sequence[Detection]] = field(default_factory=dict)
+    """By the name of the split."""
 
 
 def write(folder: Path, page: Page) -> None:
@@ -148,6 +169,10 @@ def write(folder: Path, page: Page) -> None:
     for part in ("test", "val", "train"):
         if part in page.results[0].parts:
             body.append(f"<h2>{part}</h2>" + _html_table(page, part))
+    for part, found in page.detections.items():
+        for one in found:
+            head, *lines = _detected(one)
+            body.append(f"<h2>Detected in {part}</h2>" + _rows(head, lines))
     if page.folds:
         body.append("<h2>Folds</h2>" + records_table(page.folds))
     if page.pictures:

@@ -200,10 +200,10 @@ def names_of(strata: Strata) -> list[str]:
     return [names[code] for code in strata.codes.tolist()]
 
 
-def read_strata(store: Store, text: str) -> Strata:
+def read_strata(store: Store, text: str, option: str = "--strata") -> Strata:
     """Strata of all rows: the values of a column, or the bins of a numeric one; raises HeadError where there is none."""
     name, edges = (text, ()) if text in store.column_names else parse_strata(text)
-    column = str(find_column(store, name, "", "--strata"))
+    column = str(find_column(store, name, "", option))
     if edges:
         codes, names = numeric_bins(read_numbers(store, column, "column"), edges, column)
         return Strata(text, codes, names)

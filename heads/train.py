@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from embedcache.store import Store
 from heads import report, runs, saved, saved_baselines
 from heads.certificate import THRESHOLD
 from heads.certificates import Certificates, certify_task
+from heads.detection import Detection, DetectionRule, Detector, detect, detector_of
 from heads.features import MEMORY_BYTES, open_features, pick_device
 from heads.fit import Recipe, default_metric
 from heads.fitting import Progress, Record
@@ -36,7 +38,7 @@ from heads.results import Judging, Result
 from heads.rounds import Outcome, Setting, run_folds, run_once
 from heads.saved import HeadCard, SavedHead
 from heads.sequences import encoder_record
-from heads.splits import TRAIN
+from heads.splits import NAMES, TRAIN
 from heads.steps import StepsOptions
 from heads.task import Columns, Task, contents, describe, load_task, split_task
 from heads.write_run import write_run
@@ -67,6 +69,10 @@ class TrainOptions:
     """Cosine from which two rows count as near-duplicates; None looks for none."""
     strict: bool = False
     """Refuse a split that leaks."""
+    detect: tuple[DetectionRule, ...] = ()
+    """From which values on a predicted quantity counts as detected."""
+    detect_by: str | None = None
+    """Column of the classes that detection is counted by; None takes the truth."""
     seed: int = 0
     split_seed: int | None = None
     """Of a drawn split; None takes `seed`."""
@@ -85,6 +91,8 @@ class Training:
     """Test metrics of each fold; () for one split."""
     metrics: tuple[str, ...]
     """Those to show."""
+    detections: Mapping[str, tuple[Detection, ...]] = field(default_factory=dict)
+    """By the name of the split."""
 
 
 def train(
@@ -102,6 +110,7 @@ def train(
     task = load_task(store, options.columns, kind=options.task, positive=options.positive)
     task, folds = split_task(store, task, options.seed if options.split_seed is None else options.split_seed)
     recipe = _recipe(options, store, task)
+    detector = _detector(options, store, task)
     certificate = certify_task(store, task, folds, options.near, device, options.memory_bytes)
     arguments = {"features": str(features), **_plain(options), "columns": asdict(task.columns), "select": recipe.select}
     _introduce(store, task, folds, certificate, say)
@@ -124,9 +133,34 @@ def train(
             started=started,
             certificate=certificate.hash,
         )
-        write_run(folder, store, outcome, manifest, certificate, options.judging, notes)
+        detections = _detections(outcome, detector, options.judging)
+        write_run(folder, store, outcome, manifest, certificate, options.judging, notes, detections)
     quantiles = outcome.fits[0][1].fitted.head.quantiles
-    return Training(outdir, outcome.results, outcome.folds, report.shown_metrics(task.target.kind, quantiles))
+    shown = report.shown_metrics(task.target.kind, quantiles)
+    return Training(outdir, outcome.results, outcome.folds, shown, detections)
+
+
+def _detector(options: TrainOptions, store: Store, task: Task) -> Detector:
+    """What is counted as detected among the rows of a task; raises HeadError for classes, and for an unknown column."""
+    if (options.detect or options.detect_by) and task.target.kind != "regression":
+        raise HeadError(
+            f"--detect is for measured quantities, and '{task.columns.label}' holds classes: their detection_by_class is in "
+            "metrics.json"
+        )
+    return detector_of(store, task.rows, options.detect, options.detect_by)
+
+
+def _detections(outcome: Outcome, detector: Detector, judging: Judging) -> dict[str, tuple[Detection, ...]]:
+    """What head and baselines detect among the rows of val and test."""
+    task, found = outcome.task, {}
+    for name in ("val", "test"):
+        rows = task.part(NAMES.index(name))
+        if len(rows) and detector.rules:
+            said = [(one.name, np.asarray(one.decided.predictions[rows], np.float64)) for one in outcome.results]
+            true = np.asarray(task.target.values[rows], np.float64)
+            groups = None if task.groups is None else task.groups[rows]
+            found[name] = detect(detector.take(rows), true, said, judging, groups)
+    return found
 
 
 def _recipe(options: TrainOptions, store: Store, task: Task) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from heads.breakdown import records as breakdown_records
 from heads.breakdown import to_json as breakdown_json
 from heads.card import write_card
 from heads.certificates import Certificates
+from heads.detection import Detection
 from heads.fit import Fit
 from heads.fitting import Record
 from heads.labels import MISSING
@@ -36,8 +37,15 @@ def write_run(
     certificate: Certificates,
     judging: Judging,
     notes: list[str],
+    detections: Mapping[str, tuple[Detection, ...]],
 ) -> None:
-    """Write everything of a run but its heads into its folder; `notes` are those of the fits and decisions."""
+    """Write everything of a run but its heads into its folder.
+
+    Parameters
+    ----------
+    notes : those of the fits and decisions.
+    detections : what the models detect, by the name of the split.
+    """
     task, head = outcome.task, outcome.results[0]
     fit = outcome.fits[0][1]
     quantiles = fit.fitted.head.quantiles
@@ -57,6 +65,7 @@ def write_run(
         "notes": every_note,
         "baselines": {rival.name: rival.to_json() for rival in outcome.results[1:]},
         "breakdown": breakdown_json(parts),
+        **({"detection": _by_rule(detections)} if detections else {}),
         "history": history or trials,
         **({"grid": trials} if history else {}),
         **({"folds": list(outcome.folds)} if outcome.folds else {}),
@@ -89,9 +98,19 @@ def write_run(
         pictures=pictures,
         notes=every_note,
         folds=outcome.folds,
+        detections=detections,
     )
     report.write(folder, page)
     write_card(folder, metrics, runs.manifest_json(manifest))
+
+
+def _by_rule(detections: Mapping[str, tuple[Detection, ...]]) -> dict[str, dict[str, object]]:
+    """What was detected, by the words of ``--detect`` and the name of the split."""
+    found: dict[str, dict[str, object]] = {}
+    for part, several in detections.items():
+        for one in several:
+            found.setdefault(str(one.rule), {"by": one.by})[part] = one.to_json()
+    return found
 
 
 def _records(outcome: Outcome, of: Callable[[Fit], tuple[Record, ...]]) -> list[Record]:

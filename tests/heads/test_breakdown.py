@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 
 import numpy as np
 import pytest
 
 from embedcache.errors import HeadError
-from heads.breakdown import Strata, breakdown, detection_rates, numeric_bins, parse_strata, records, to_json
+from heads.breakdown import Strata, breakdown, numeric_bins, parse_strata, records, to_json
 from heads.metrics import evaluate
 from heads.target import Target
 
@@ -108,14 +107,6 @@ def test_quantiles_of_a_quantity_are_judged_by_stratum_too():
     assert "prevalence" not in lines[0]
 
 
-def test_detection_is_the_share_over_the_threshold_in_each_stratum():
-    strata = Strata("kind", np.array([0, 0, 0, 1, 1, -1]), ("altering", "normal", "unseen"))
-    found = detection_rates(np.array([True, True, False, False, True, True]), strata)
-    assert found["altering"] == pytest.approx(2 / 3)
-    assert found["normal"] == 0.5
-    assert math.isnan(found["unseen"])
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -166,5 +157,3 @@ def test_strata_of_other_rows_are_refused():
     target, outputs, predictions, strata = contexts()
     with pytest.raises(HeadError, match="300 rows need one stratum each, and 'context' has 299"):
         breakdown(target, outputs, predictions, Strata("context", strata.codes[1:], strata.names))
-    with pytest.raises(HeadError, match="300 rows need one stratum each"):
-        detection_rates(np.ones(300, bool), Strata("context", strata.codes[1:], strata.names))

@@ -34,6 +34,7 @@ def test_train_with_nothing_but_a_store_leaves_a_whole_run(trained):
         "split_certificate.json",
         "README.md",
         "model",
+        "baselines",
         "plots",
         "report.html",
     }
