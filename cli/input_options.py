@@ -18,8 +18,8 @@ _OPTIONS = (
         "--input",
         "inputs",
         multiple=True,
-        help="FASTA, CSV, TSV or parquet, plain or gzipped; several may follow, - is standard input. FILE:label=1 gives "
-        "every record of FILE that column.",
+        help="FASTA, FASTQ, CSV, TSV or parquet, plain or gzipped, or a store (its sequences and columns); several may "
+        "follow, - is standard input. FILE:label=1 gives every record of FILE that column.",
     ),
     click.argument("more_inputs", nargs=-1, metavar="[FILE]..."),
     click.option("--metadata", type=click.Path(), help="Table whose columns are joined to the records by id."),

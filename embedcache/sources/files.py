@@ -104,18 +104,20 @@ class InputFile:
 
 
 def input_file(text: str, *, attach: bool = True) -> InputFile:
-    """Return the file that `text` names: a path, ``-`` for standard input, with `attach` also ``FILE:name=value,...``.
+    """Return the file or store that `text` names, ``-`` for standard input, with `attach` also ``FILE:name=value,...``.
 
     Raises
     ------
     InputError
-        The file does not exist (close names in its folder are shown), is a folder, cannot be opened, is packed with
-        anything but gzip, or a column is attached twice.
+        The file does not exist (close names in its folder are shown), is a folder but no store, cannot be opened, is
+        packed with anything but gzip, or a column is attached twice.
     """
     name, attached = _split_attached(text) if attach else (text, ())
     if name == STDIN:
         return _spooled("standard input", sys.stdin.buffer, attached)
     path = Path(name)
+    if is_store(path):
+        return InputFile(name, path, attached, gzipped=False)
     if path.is_dir():
         raise InputError(f"{name} is a folder; give the files in it, for example {path / '*.fa'}")
     try:
@@ -128,6 +130,11 @@ def input_file(text: str, *, attach: bool = True) -> InputFile:
     except OSError as error:
         raise InputError(f"{name} cannot be opened: {error.strerror}") from error
     return _checked(InputFile(name, path, attached, magic.startswith(GZIP)), magic)
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a Zarr group, as every store is; what kind, and whether it is whole, its reader says."""
+    return (path / "zarr.json").is_file()
 
 
 def _split_attached(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -14,8 +14,9 @@ from embedcache.sources.fasta import EXTENSIONS as FASTA_EXTENSIONS
 from embedcache.sources.fasta import Fasta
 from embedcache.sources.fastq import EXTENSIONS as FASTQ_EXTENSIONS
 from embedcache.sources.fastq import Fastq
-from embedcache.sources.files import STDIN, InputFile, input_file
+from embedcache.sources.files import STDIN, InputFile, input_file, is_store
 from embedcache.sources.metadata import Join, Metadata
+from embedcache.sources.stores import StoredRecords
 from embedcache.sources.tables import Table, is_text, open_table
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet", ".pq")
@@ -28,7 +29,7 @@ def open_source(
     id_column: str | None = None,
     sequence_column: str | None = None,
 ) -> Records:
-    """Open FASTA files, FASTQ files and tables as one source of records.
+    """Open FASTA files, FASTQ files, tables and stores as one source of records.
 
     Parameters
     ----------
@@ -46,16 +47,18 @@ def open_source(
         A file cannot be read, or lacks a column; a column comes from two places; an option has nothing to act on.
     """
     if not inputs:
-        raise InputError("no input; give FASTA or FASTQ files, tables (CSV, TSV, parquet), or - for standard input")
+        raise InputError(
+            "no input; give FASTA or FASTQ files, tables (CSV, TSV, parquet), stores, or - for standard input"
+        )
     if [*inputs, metadata].count(STDIN) > 1:
         raise InputError("standard input (-) can be read only once; save it to a file first")
     files = [input_file(text) for text in inputs]
-    tables = [is_table(file) for file in files]
+    tables = [not is_store(file.path) and is_table(file) for file in files]
     if not any(tables) and (sequence_column or (id_column and metadata is None)):
         option = "--sequence-column" if sequence_column else "--id-column"
         raise InputError(f"{option} names a column of a table, and the input has none; leave the option out")
     readers: list[Reader] = [
-        Table(open_table(file), id_column, sequence_column) if table else _reads(file)
+        Table(open_table(file), id_column, sequence_column) if table else _without_columns(file)
         for file, table in zip(files, tables, strict=True)
     ]
     if metadata is None:
@@ -72,8 +75,10 @@ def is_table(file: InputFile) -> bool:
     return not file.head[1].startswith((b">", b"@"))
 
 
-def _reads(file: InputFile) -> Fasta | Fastq:
-    """Open FASTA or FASTQ, told by the first byte, or else by the name."""
+def _without_columns(file: InputFile) -> Reader:
+    """Open a store, or FASTA or FASTQ, told by the first byte, or else by the name."""
+    if is_store(file.path):
+        return StoredRecords(file)
     first = file.head[1][:1]
     return Fastq(file) if first == b"@" or (first != b">" and file.extension in FASTQ_EXTENSIONS) else Fasta(file)
 
