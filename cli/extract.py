@@ -27,7 +27,8 @@ MODEL_HELP = "Encoder: an alias (see `embedcache models`), a hub id, a folder, h
               "keeps every token.")  # fmt: skip
 @click.option("--layer", help="Hidden state: 0 the embeddings, -1 the last, mid half of the layers; several by comma "
               "become blocks. Default: the one that the encoder's authors take.")  # fmt: skip
-@click.option("--one-based", is_flag=True, help="The positions of at:COLUMN count from 1 (VCF, GFF), not from 0 (BED).")
+@click.option("--one-based", is_flag=True, help="The positions of at:COLUMN and --center COLUMN count "
+              "from 1 (VCF, GFF), not from 0 (BED).")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
               help="Stored type.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
@@ -103,6 +104,10 @@ def extract(
         poolings=tuple(word.strip() for word in pool.split(",")),
         layers=tuple(word.strip() for word in layer.split(",")) if layer else None,
         one_based=one_based,
+        views=records.views,
+        center=records.center,
+        edge=records.edge,
+        strands=records.strands,
         dtype=dtype,
         batch_tokens=batch_tokens,
         overlong=overlong,
@@ -188,6 +193,10 @@ def estimate(
         poolings=tuple(word.strip() for word in pool.split(",")),
         layers=tuple(word.strip() for word in layer.split(",")) if layer else None,
         one_based=one_based,
+        views=records.views,
+        center=records.center,
+        edge=records.edge,
+        strands=records.strands,
         dtype=dtype,
         batch_tokens=batch_tokens,
         overlong=overlong,

@@ -25,6 +25,35 @@ _OPTIONS = (
     click.option("--metadata", type=click.Path(), help="Table whose columns are joined to the records by id."),
     click.option("--id-column", help="Name of the id column of tables. Default: the first of id, name, seq_id..."),
     click.option("--sequence-column", help="Name of the sequence column of tables. Default: sequence or seq."),
+    click.option(
+        "--context",
+        metavar="W[,W...]",
+        help="Letters around a site that are looked at, on each side of it; several by comma become blocks of one store. "
+        "Default: whole sequences.",
+    ),
+    click.option(
+        "--side",
+        type=click.Choice(["upstream", "downstream", "both", "all"]),
+        help="The letters before the site, those from the site on, or both; all makes blocks of the three.  [default: both]",
+    ),
+    click.option(
+        "--center",
+        help="Column that says which letter of each sequence is the site, or middle. Default: the column center where "
+        "there is one, else the middle, letter length // 2 counted from 0.",
+    ),
+    click.option(
+        "--edge",
+        type=click.Choice(["pad", "drop", "shorten"]),
+        default="pad",
+        show_default=True,
+        help="Contexts that reach over an end: fill them with N, leave the record out, or take what there is.",
+    ),
+    click.option(
+        "--reverse-complement",
+        type=click.Choice(["add", "average", "canonical"]),
+        help="Of DNA: add a record for the other strand of each; average the vectors of both strands; or encode the strand "
+        "that comes first in the alphabet, so that a sequence and its reverse complement get the same vector.",
+    ),
 )
 
 

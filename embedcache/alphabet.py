@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -50,16 +50,20 @@ class Letters:
         if isinstance(sequences, pa.ChunkedArray):
             sequences = sequences.combine_chunks()
         if not isinstance(sequences, pa.Array):
-            encoded = [sequence.encode("latin-1", "replace") for sequence in sequences]
-            offsets = np.zeros(len(encoded) + 1, np.int64)
-            np.cumsum([len(sequence) for sequence in encoded], out=offsets[1:])
-            return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+            return cls.joined([sequence.encode("latin-1", "replace") for sequence in sequences])
         array = sequences.cast(pa.large_string())
         _, offset_buffer, data = array.buffers()
         offsets = np.frombuffer(offset_buffer, np.int64, len(array) + 1, array.offset * 8)
         start, stop = (int(offsets[0]), int(offsets[-1])) if len(array) else (0, 0)
         letters = np.frombuffer(data, np.uint8, stop - start, start) if stop > start else np.empty(0, np.uint8)
         return cls(letters, offsets - start)
+
+    @classmethod
+    def joined(cls, sequences: Sequence[bytes]) -> Letters:
+        """Put the letters of sequences end to end."""
+        offsets = np.zeros(len(sequences) + 1, np.int64)
+        np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(sequences), np.uint8), offsets)
 
     def __getitem__(self, rows: slice) -> Letters:
         """Neighbouring sequences, without copying."""
@@ -174,9 +178,14 @@ def digests(letters: Letters, alphabet: str) -> tuple[list[bytes], list[bytes | 
     for start, stop in pairwise(letters.offsets.tolist()):
         sequence = bytes(view[start:stop])
         plain.append(_digest(sequence))
-        strand = min(plain[-1], _digest(sequence.translate(_COMPLEMENT)[::-1])) if alphabet == DNA else None
+        strand = min(plain[-1], _digest(reverse_complement(sequence))) if alphabet == DNA else None
         canonical.append(strand)
     return plain, canonical
+
+
+def reverse_complement(sequence: bytes) -> bytes:
+    """The other strand of normalised DNA, from its own start; IUPAC letters become those of the complements."""
+    return sequence.translate(_COMPLEMENT)[::-1]
 
 
 def _digest(sequence: bytes) -> bytes:

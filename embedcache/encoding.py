@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,43 +11,87 @@ from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters, normalise
 from embedcache.encoders.encoder import Encoder, fingerprint
-from embedcache.encoders.readout import Readout
+from embedcache.encoders.readout import Readout, ReadoutBlock
 from embedcache.errors import InputError
 from embedcache.layout import CHUNK_ROWS, TOKEN_UNIT
 from embedcache.positions import first_without, read_positions
 from embedcache.records import ID, Source
+from embedcache.views import WHOLE, Scope, Stretches
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """An encoder, what is read out of it, and how sequences over its limit and columns of positions are taken."""
+    """An encoder, what is read out of it, what of a record goes in, and how what is over its limit is taken."""
 
     encoder: Encoder
     readout: Readout
+    """Of one passage of letters; a record has one for each view of it."""
     overlong: str
     """``window``, ``truncate``, ``skip`` or ``error``."""
     one_based: bool = False
-    """Whether the columns of ``at:COLUMN`` count letters from 1."""
+    """Whether columns of positions count letters from 1."""
+    scope: Scope = WHOLE
+    """What of a record is encoded."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides the values."""
+        """Hash of all that decides the values, but for the letters and the positions in them."""
         blocks = [[block.layer, block.pooling] for block in self.readout.blocks]
         counting = [int(self.one_based)] if self.readout.columns else []
-        return fingerprint(self.encoder.fingerprint, blocks, self.overlong, *counting)
+        scope = {name: value for name, value in self.scope.to_dict().items() if name != "center"}
+        return fingerprint(self.encoder.fingerprint, blocks, self.overlong, *counting, *filter(None, [scope]))
+
+    @property
+    def blocks(self) -> tuple[ReadoutBlock, ...]:
+        """The column blocks of a row: the readout's for each view, called after it."""
+        own, width = self.readout.blocks, self.readout.dim
+        return own if not self.scope.views else tuple(
+            replace(
+                block, name=view.name if len(own) == 1 else f"{view.name}.{block.name}", view=view.name,
+                start=block.start + number * width, stop=block.stop + number * width,
+            )
+            for number, view in enumerate(self.scope.views) for block in own
+        )  # fmt: skip
+
+    @property
+    def dim(self) -> int:
+        """Values of a row, D."""
+        return self.blocks[-1].stop
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The input's columns that positions are read from."""
+        center = (self.scope.center,) if self.scope.center is not None else ()
+        return tuple(dict.fromkeys((*self.readout.columns, *center)))
 
     @property
     def unit_rows(self) -> int:
         """Records that are planned, digested and committed together at least."""
         return CHUNK_ROWS if self.readout.pooled else TOKEN_UNIT
 
-    def letters(self, sequences: pa.Array | list[str]) -> Letters:
+    def letters(self, sequences: pa.Array | list[str] | Letters) -> Letters:
         """Sequences as the encoder takes them."""
-        return normalise(Letters.of(sequences), self.encoder.alphabet)
+        letters = sequences if isinstance(sequences, Letters) else Letters.of(sequences)
+        return normalise(letters, self.encoder.alphabet)
 
     def positions(self, records: pa.RecordBatch | pa.Table, lengths: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """The positions that poolings look at, by column; see `embedcache.positions`."""
-        return read_positions(records, self.readout.columns, lengths, self.one_based)
+        """The places that poolings look at, and the centre of views, by column; see `embedcache.positions`.
+
+        A centre may be the place after the last letter, where views look upstream.
+        """
+        found = read_positions(records, self.readout.columns, lengths, self.one_based)
+        center = tuple(column for column in self.columns if column not in found)
+        return found | read_positions(records, center, lengths + 1, self.one_based)
+
+    def centers(self, positions: Mapping[str, NDArray[np.int64]], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The centre of the views of records of so many letters, (n,)."""
+        return lengths // 2 if self.scope.center is None else positions[self.scope.center]
+
+    def stretches(self, letters: Letters, positions: Mapping[str, NDArray[np.int64]]) -> Stretches:
+        """The distinct stretches of letters that records are encoded as; `positions` as above."""
+        looked_at = {column: positions[column] for column in self.readout.columns}
+        centers = self.centers(positions, letters.lengths)
+        return self.scope.stretches(letters, centers, looked_at, self.encoder.alphabet)
 
     def checked_positions(
         self, source: Source, records: pa.RecordBatch, first_row: int, lengths: NDArray[np.int64]
@@ -55,26 +100,44 @@ class Encoding:
 
         Raises
         ------
-        InputError : the input has no such column, or a record has no position in its sequence there.
+        InputError : the input has no such column, a record has no position in its sequence there, a view of a record has no
+            letters, or not the one that is looked at.
         """
-        for column in self.readout.columns:
+        for column in self.columns:
             if column not in source.columns:
                 has = f"its columns are {', '.join(source.columns)}" if source.columns else "it has no columns"
                 raise InputError(
-                    f"{source.name} has no column '{column}' for at:{column}: {has}; join a table that has it with "
-                    "--metadata"
+                    f"{source.name} has no column '{column}' for {self._use_of(column)}: {has}; join a table that has it "
+                    "with --metadata"
                 )
         positions = self.positions(records, lengths)
         without = first_without(positions)
-        if without is None:
-            return positions
-        column, row = without
+        if without is not None:
+            column, row = without
+            raise self._no_position(source, records, first_row, row, column, int(lengths[row]))
+        looked_at = {column: positions[column] for column in self.readout.columns}
+        outside = self.scope.without(lengths, self.centers(positions, lengths), looked_at)
+        if outside is not None:
+            row, view, missed = outside
+            why = "has no letters" if missed is None else f"has not the letter that at:{missed} looks at"
+            raise InputError(
+                f"the view {view.name} of '{records.column(ID)[row]}' at {source.locate([first_row + row])[0]} {why}: "
+                "take another --side, or leave the record out"
+            )
+        return positions
+
+    def _use_of(self, column: str) -> str:
+        return f"at:{column}" if column in self.readout.columns else "the centre of --context"
+
+    def _no_position(
+        self, source: Source, records: pa.RecordBatch, first_row: int, row: int, column: str, letters: int
+    ) -> InputError:
         value = records.column(column)[row].as_py()
         counting = "from 1" if self.one_based else "from 0, or from 1 with --one-based"
-        raise InputError(
+        return InputError(
             f"'{records.column(ID)[row]}' at {source.locate([first_row + row])[0]} has "
-            f"{'nothing' if value is None else repr(value)} in column '{column}': at:{column} needs the place of one of "
-            f"its {lengths[row]:,} letters, counted {counting}; correct the record or leave it out"
+            f"{'nothing' if value is None else repr(value)} in column '{column}': {self._use_of(column)} needs the place of "
+            f"one of its {letters:,} letters, counted {counting}; correct the record or leave it out"
         )
 
     def rows_of(self, n_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -82,4 +145,4 @@ class Encoding:
         limit, special = self.encoder.token_limit, sum(self.encoder.special)
         if limit is not None and self.overlong in ("truncate", "skip"):
             n_tokens = np.where(n_tokens > limit, limit if self.overlong == "truncate" else special, n_tokens)
-        return n_tokens - special
+        return np.maximum(n_tokens - special, 0)  # records that are left out have no tokens at all

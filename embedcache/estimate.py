@@ -31,6 +31,7 @@ from embedcache.encoding import Encoding
 from embedcache.layout import Layout
 from embedcache.memory import free_memory
 from embedcache.pace import Pace, Probe, load_probe, measure
+from embedcache.passages import Passages
 from embedcache.preflight import Options, _shard_rows, check_lengths, encoding_of, existing_folder
 from embedcache.progress import duration, size
 from embedcache.records import SEQUENCE, Source
@@ -251,18 +252,18 @@ def estimate(
         trust_remote_code=trust_remote_code, alphabet=alphabet,
     )  # fmt: skip
     probe = load_probe(load, model, plan, kept, free)
-    encoding = encoding_of(probe.encoder, options)
+    encoding = encoding_of(probe.encoder, options, source.columns)
     found = _survey(source, encoding, options, seed)
-    tokens, tokenizing = _tokenized(found, encoding)
-    lengths, passed = Lengths(found, tokens.lengths), as_encoded(tokens, encoding)
+    passages, tokenizing = _tokenized(found, encoding)
+    lengths, passed = Lengths(found, passages.lengths_nVS), as_encoded(passages.tokens, encoding)
     budget = Budget(options.batch_tokens or probe.encoder.batch_tokens)
     pace = measure(probe, passed, encoding.readout, budget, seconds)
 
     operations = probe.work(encoding.readout)
     most = work(encoding, operations, lengths.tokens, lengths.rows)[1] / pace.typical
     layout = Layout(
-        found.plan.rows, encoding.readout.dim, options.dtype,
-        _shard_rows(found.plan, encoding.readout, options, most), found.plan.offsets, options.compress,
+        found.plan.rows, encoding.dim, options.dtype,
+        _shard_rows(found.plan, encoding, options, most), found.plan.offsets, options.compress,
     )  # fmt: skip
     distinct = lengths.rows_of(found.first_of_its_kind(layout.shard_rows))
     encoded_tokens, needed = work(encoding, operations, lengths.tokens, distinct)
@@ -305,12 +306,13 @@ def _survey(source: Source, encoding: Encoding, options: Options, seed: int) -> 
     return found
 
 
-def _tokenized(found: Survey, encoding: Encoding) -> tuple[Tokens, float]:
-    """The sample's tokens, and the seconds that tokenizing the whole input takes."""
+def _tokenized(found: Survey, encoding: Encoding) -> tuple[Passages, float]:
+    """What the sample is encoded as, and the seconds that it takes to tokenize the whole input."""
     began = time.perf_counter()
-    tokens = encoding.encoder.tokenize(encoding.letters(found.sample.column(SEQUENCE)))
+    sample = encoding.letters(found.sample.column(SEQUENCE))
+    passages = Passages.of(encoding, sample, encoding.positions(found.sample, sample.lengths))
     letters = max(int(found.letters[found.sampled].sum()), 1)
-    return tokens, (time.perf_counter() - began) * found.plan.total_letters / letters
+    return passages, (time.perf_counter() - began) * found.plan.total_letters / letters
 
 
 def _model_part(model: str, plan: Sketch | None, probe: Probe) -> ModelPart:

@@ -26,6 +26,7 @@ from embedcache.encoders.fidelity import Witnesses, fidelity
 from embedcache.errors import EmbedcacheError, InputError, Interrupted, StoreError
 from embedcache.layout import Layout
 from embedcache.memory import give_freed_pages_back
+from embedcache.passages import Passages, encode_rows, encode_tokens
 from embedcache.plan import slices
 from embedcache.prefetch import prefetched
 from embedcache.preflight import Options, Preflight, prepare
@@ -33,7 +34,6 @@ from embedcache.progress import Progress
 from embedcache.records import ID, Source
 from embedcache.store import Commit
 from embedcache.throughput import Throughput, read_throughput
-from embedcache.tokens import Tokens
 from embedcache.window import Window
 
 
@@ -166,61 +166,46 @@ class _Run:
         )
 
     def encode(self, window: Window) -> NDArray[np.generic] | None:
-        """Encode a window's distinct sequences and scatter them to its records' rows, in the stored type."""
-        if window.tokens is None:
+        """Encode a window's distinct records and scatter them to the records' rows, in the stored type."""
+        if window.passages is None:
             return None
         start = time.perf_counter()
-        if len(window.tokens):
-            self.witnesses.see(window.tokens)
+        if len(window.passages.tokens):
+            self.witnesses.see(window.passages.tokens)
         encode = self._vectors if self.readout.pooled else self._token_rows
-        values, bad = encode(window, window.tokens)
+        values, bad = encode(window, window.passages)
         self._set_aside(window, bad, values)
         give_freed_pages_back()
         self.throughput.compute_seconds += time.perf_counter() - start
         return values
 
-    def _vectors(self, window: Window, tokens: Tokens) -> tuple[NDArray[np.generic], dict[int, str]]:
-        """One row a record, (n, D), and what is wrong with the vector of which distinct sequence."""
-        distinct = np.empty((len(tokens) + 1, self.readout.dim), self.layout.dtype)
-        distinct[-1] = np.nan  # of records that are not encoded
-        bad: dict[int, str] = {}
-        for rows, vectors in self.encoder.vectors(tokens, self.readout, self.budget, self._encoded):
-            with np.errstate(over="ignore"):
-                distinct[rows] = vectors
-            finite = np.isfinite(distinct[rows]).all(axis=1)
-            for row, vector in zip(rows[~finite].tolist(), vectors[~finite], strict=True):
-                bad[row] = self._fault(tokens, row, vector)
-        one_each = len(tokens) == len(window.distinct_of)
-        return distinct[:-1] if one_each else distinct[window.distinct_of], bad
+    def _vectors(self, window: Window, passages: Passages) -> tuple[NDArray[np.generic], dict[int, str]]:
+        """One row a record, (n, D), and what is wrong with the row of which distinct record."""
+        distinct, bad = encode_rows(self.encoding, passages, self.layout.dtype, self.budget, self._encoded)
+        one_each = len(distinct) == len(window.distinct_of)
+        return distinct if one_each else distinct[window.distinct_of], bad
 
-    def _token_rows(self, window: Window, tokens: Tokens) -> tuple[NDArray[np.generic], dict[int, str]]:
-        """One row a token, those of the records end to end, and what is wrong with those of which distinct sequence."""
+    def _token_rows(self, window: Window, passages: Passages) -> tuple[NDArray[np.generic], dict[int, str]]:
+        """One row a token, those of the records end to end, and what is wrong with those of which distinct record."""
         starts = self.layout.starts(window.shard).tolist()
         values = np.empty((starts[-1], self.readout.dim), self.layout.dtype)
         order = np.argsort(window.distinct_of, kind="stable")
-        borders = np.searchsorted(window.distinct_of[order], np.arange(len(tokens) + 1))
+        borders = np.searchsorted(window.distinct_of[order], np.arange(len(passages.of_nVS) + 1))
         bad: dict[int, str] = {}
-        for rows, states in self.encoder.token_vectors(tokens, self.readout, self.budget, self._encoded):
-            for row, states_LD in zip(rows.tolist(), states, strict=True):
-                with np.errstate(over="ignore"):
-                    stored_LD = states_LD.astype(self.layout.dtype)
-                if not np.isfinite(stored_LD).all():
-                    bad[row] = self._fault(tokens, row, states_LD)
-                for record in order[borders[row] : borders[row + 1]].tolist():
-                    values[starts[record] : starts[record + 1]] = stored_LD
+        for distinct, states_LD, fault in encode_tokens(
+            self.encoding, passages, self.layout.dtype, self.budget, self._encoded
+        ):
+            for number in distinct.tolist():
+                if fault is not None:
+                    bad[number] = fault
+                for record in order[borders[number] : borders[number + 1]].tolist():
+                    values[starts[record] : starts[record + 1]] = states_LD
         return values, bad
-
-    def _fault(self, tokens: Tokens, row: int, values: NDArray[np.float32]) -> str:
-        """What is wrong with values that cannot be stored."""
-        for pooling, ranges_n2 in tokens.focus.items():
-            if ranges_n2[row, 0] == ranges_n2[row, 1]:
-                fate = "are cut off" if self.encoding.overlong == "truncate" else "have no token"
-                return f"empty, the letters that {pooling} looks at {fate}"
-        return "NaN or infinite" if not np.isfinite(values).all() else f"beyond {self.layout.dtype}"
 
     def _encoded(self, tokens: int, sequences: int) -> None:
         self.throughput.encoded_tokens += tokens
-        self.progress.advance(tokens, sequences)
+        self.throughput.passages += sequences
+        self.progress.advance(tokens, sequences / self.encoding.scope.passages)
 
     def _set_aside(self, window: Window, bad: dict[int, str], values: NDArray[np.generic]) -> None:
         rows = [row for row, distinct in enumerate(window.distinct_of.tolist()) if distinct in bad] if bad else []

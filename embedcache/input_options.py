@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embedcache.views import View
 
 
 @dataclass(frozen=True)
@@ -15,3 +19,28 @@ class InputOptions:
     """A table of more columns, joined by id."""
     id_column: str | None = None
     sequence_column: str | None = None
+    context: str | None = None
+    """Letters around a site that are looked at, several by comma; None: whole sequences."""
+    side: str | None = None
+    """``upstream``, ``downstream``, ``both``, or ``all`` three; None: both."""
+    center: str | None = None
+    """A column that says where in each sequence the site is, or ``middle``; None: the column ``center`` if there is one."""
+    edge: str = "pad"
+    """Of contexts that reach over an end: ``pad``, ``drop`` or ``shorten``."""
+    reverse_complement: str | None = None
+    """``add`` a record for the other strand of each, or encode both and take the ``average``, or the ``canonical`` one."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """All contexts of the side, or of all sides; raises `InputError` for those that make no sense."""
+        from embedcache.errors import InputError
+        from embedcache.views import views_of
+
+        if self.context is None and (self.side is not None or self.edge != "pad"):
+            raise InputError("--side and --edge are about contexts: say how many letters with --context, such as 100")
+        return () if self.context is None else views_of(self.context, self.side or "both")
+
+    @property
+    def strands(self) -> str:
+        """Which strands are encoded, as `embedcache.views.Scope` calls it."""
+        return self.reverse_complement if self.reverse_complement in ("average", "canonical") else "given"

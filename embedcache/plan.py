@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from embedcache.alphabet import LetterCounts, Letters
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError
 from embedcache.layout import CHUNK_ROWS
+from embedcache.passages import Passages
 from embedcache.records import ID, SEQUENCE, Source
 
 _SAMPLE, _SAMPLE_LETTERS = 2048, 2_000_000
@@ -37,6 +39,12 @@ class Plan:
     letters: LetterCounts = field(default_factory=LetterCounts.none)
     unit_letters: list[int] = field(default_factory=list)
     """Letters of each unit of `unit_rows` records."""
+    passage_letters: int = 0
+    """Letters of all that is encoded: of the views of the records, where there are any, and of their strands."""
+    reaching: int = 0
+    """Records that are shorter than the views of them."""
+    missing_letters: int = 0
+    """Letters that these lack for the widest views."""
     units: list[bytes] = field(default_factory=list)
     """Digest over the ids and sequences of each unit, and the positions that are looked at in them."""
     metadata_units: list[bytes] = field(default_factory=list)
@@ -46,16 +54,28 @@ class Plan:
     offsets: NDArray[np.int64] | None = None
     """(N+1,) where the rows of each record begin; None where a record has one row."""
     sample: list[str] = field(default_factory=list)
-    """The first sequences, to estimate tokens from."""
+    """The first passages that are encoded, to estimate tokens from."""
 
-    def sample_from(self, sequences: pa.Array) -> None:
-        """Keep the first sequences, of long ones no more than two million letters together."""
+    def sample_from(self, encoding: Encoding, letters: Letters, positions: Mapping[str, NDArray[np.int64]]) -> None:
+        """Keep the first passages, of long ones no more than two million letters together."""
         room = _SAMPLE_LETTERS - sum(map(len, self.sample))
-        for sequence in sequences.slice(0, max(0, _SAMPLE - len(self.sample))):
+        records = -(-(_SAMPLE - len(self.sample)) // encoding.scope.passages)
+        if room <= 0 or records <= 0:
+            return
+        first = {column: at[:records] for column, at in positions.items()}
+        stretches = encoding.stretches(encoding.letters(letters[:records]), first).letters
+        for start, stop in pairwise(stretches.offsets.tolist()):
             if room <= 0:
                 return
-            self.sample.append(sequence.as_py()[:room])
+            self.sample.append(stretches.bytes_[start : min(stop, start + room)].tobytes().decode("latin-1"))
             room -= len(self.sample[-1])
+
+    def count_views(self, encoding: Encoding, lengths: NDArray[np.int64], centers: NDArray[np.int64]) -> None:
+        """Add the letters of the views of some records, and those that these do not have."""
+        self.passage_letters += int(encoding.scope.letters(lengths, centers).sum())
+        missing = np.add(*encoding.scope.reaching(lengths, centers))
+        self.reaching += int((missing > 0).sum())
+        self.missing_letters += int(missing.sum())
 
     @property
     def total_letters(self) -> int:
@@ -123,7 +143,8 @@ def make_plan(source: Source, encoding: Encoding) -> Plan:
         plan.metadata_units.append(digest_of(*(unit.column(name) for name in source.columns)))
         for name in source.columns:
             types[name].see(unit.column(name))
-        plan.sample_from(sequences)
+        plan.count_views(encoding, letters.lengths, encoding.centers(positions, letters.lengths))
+        plan.sample_from(encoding, letters, positions)
         hashes.extend(map(hash, ids.to_pylist()))
     if not plan.rows:
         raise InputError(f"{source.name} holds no records")
@@ -138,8 +159,9 @@ def _token_offsets(source: Source, encoding: Encoding) -> NDArray[np.int64]:
     """Tokenize the whole input to tell where the rows of each record begin, (N+1,)."""
     rows_of = array("q", [0])
     for records in slices(source, CHUNK_ROWS):
-        lengths = encoding.encoder.tokenize(encoding.letters(records.column(SEQUENCE))).lengths
-        rows_of.extend(encoding.rows_of(lengths).tolist())
+        letters = encoding.letters(records.column(SEQUENCE))
+        passages = Passages.of(encoding, letters, encoding.positions(records, letters.lengths))
+        rows_of.extend(encoding.rows_of(passages.n_tokens).tolist())
     return np.cumsum(np.frombuffer(rows_of, np.int64))
 
 

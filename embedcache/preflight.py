@@ -6,6 +6,7 @@ Everything that can be refused is refused here, before a byte is written.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,18 @@ from embedcache import __version__
 from embedcache.alphabet import Letters, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store
 from embedcache.encoders.encoder import Encoder, fingerprint
-from embedcache.encoders.readout import Readout
+from embedcache.encoders.readout import ReadoutBlock
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError, StoreError
 from embedcache.layout import CHUNK_ROWS, DEFAULT_SHARD_ROWS, Layout, read_layout
 from embedcache.memory import give_freed_pages_back
+from embedcache.passages import Passages
 from embedcache.plan import Plan, make_plan, slices
 from embedcache.progress import Progress, duration, size
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.resume import Todo, check_same_encoding, compare
-from embedcache.store import FORMAT, FORMAT_VERSION, Commit, read_attributes, read_commits
+from embedcache.store import FORMAT, FORMAT_VERSION, SCOPED_FORMAT_VERSION, Commit, read_attributes, read_commits
+from embedcache.views import AVERAGE, CANONICAL, CENTER, GIVEN, MIDDLE, Scope, View
 
 OVERLONG = ("window", "truncate", "skip", "error")
 _SHARD_SECONDS, _SHARD_BYTES, _SHARD_LETTERS = 300.0, 70e6, 128e6
@@ -41,7 +44,15 @@ class Options:
     layers: tuple[str | int, ...] | None = None
     """None takes the one that the encoder's authors take."""
     one_based: bool = False
-    """Whether the columns of ``at:COLUMN`` count letters from 1."""
+    """Whether the columns of ``at:COLUMN`` and of `center` count letters from 1."""
+    views: tuple[View, ...] = ()
+    """Which letters around the centre of each record are encoded, as blocks; none: whole sequences."""
+    center: str | None = None
+    """A column that names the centre of each record, or ``middle``; None: the column ``center`` if there is one."""
+    edge: str = "pad"
+    """Of views that reach over the ends of a sequence: ``pad``, ``drop`` or ``shorten``, see `embedcache.views.Scope`."""
+    strands: str = GIVEN
+    """``given``, ``average`` or ``canonical``."""
     dtype: str = "float16"
     batch_tokens: int | None = None
     overlong: str | None = None
@@ -81,8 +92,7 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     InputError : the input or an option cannot be used with this encoder.
     StoreError : the store at `output` was made otherwise, or the disk is too small.
     """
-    encoding = encoding_of(encoder, options)
-    readout = encoding.readout
+    encoding = encoding_of(encoder, options, source.columns)
     there = output.exists() and not options.restart
     if there:
         check_same_encoding(output, encoding, options.dtype, not options.drop_sequence, options.compress)
@@ -96,8 +106,8 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
         check_lengths(source, encoding)
     tokens, seconds = _estimate(plan, encoder)
     plan.sample.clear()
-    shard_rows = _shard_rows(plan, readout, options, seconds)
-    layout = Layout(plan.rows, readout.dim, options.dtype, shard_rows, plan.offsets, options.compress)
+    shard_rows = _shard_rows(plan, encoding, options, seconds)
+    layout = Layout(plan.rows, encoding.dim, options.dtype, shard_rows, plan.offsets, options.compress)
     todo: dict[int, Todo] = {shard: Todo(True, None) for shard in range(layout.shards)}
     if there:
         before = read_layout(output)
@@ -107,7 +117,7 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     records = sum(stop - start for start, stop in map(layout.bounds, encode))
     rows = sum(last - first for first, last in map(layout.span, encode))
     share = records / plan.rows
-    _report(source, encoder, plan, layout, todo, tokens * share, seconds * share, output, progress)
+    _report(source, encoding, plan, layout, todo, tokens * share, seconds * share, output, progress)
     if there:
         _warn_of_another_environment(encoder, read_commits(output), progress)
     _check_disk(output, rows * layout.row_bytes + 0.5 * plan.total_letters * share + 100 * records)
@@ -128,12 +138,23 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     return Preflight(plan, encoding, layout, todo, round(tokens * share), writer)
 
 
-def encoding_of(encoder: Encoder, options: Options) -> Encoding:
-    """What an encoder is to do; raises `InputError` where the options make no sense for it."""
+def encoding_of(encoder: Encoder, options: Options, columns: Sequence[str] = ()) -> Encoding:
+    """What an encoder is to do with an input of these columns; raises `InputError` where the options make no sense."""
     readout = encoder.readout(options.poolings, options.layers)
-    if options.one_based and not readout.columns:
-        raise InputError("--one-based says how a column of positions counts: name the column with --pool at:COLUMN")
-    return Encoding(encoder, readout, _overlong(encoder, options), options.one_based)
+    if options.views and options.center is None:
+        center = CENTER if CENTER in columns else None
+    else:
+        center = None if options.center == MIDDLE else options.center
+    if center is not None and not options.views:
+        raise InputError("--center says where the views of a sequence are: name them with --context and --side")
+    scope = Scope(options.views, center, options.edge, options.strands)
+    scope.check(encoder.alphabet, readout.pooled)
+    encoding = Encoding(encoder, readout, _overlong(encoder, options), options.one_based, scope)
+    if options.one_based and not encoding.columns:
+        raise InputError(
+            "--one-based says how a column of positions counts: name the column with --pool at:COLUMN or --center COLUMN"
+        )
+    return encoding
 
 
 def _overlong(encoder: Encoder, options: Options) -> str:
@@ -159,7 +180,8 @@ def check_lengths(source: Source, encoding: Encoding) -> None:
     if limit is None:
         return
     for unit in slices(source, CHUNK_ROWS):
-        lengths = encoder.tokenize(encoding.letters(unit.column(SEQUENCE))).lengths
+        letters = encoding.letters(unit.column(SEQUENCE))
+        lengths = Passages.of(encoding, letters, encoding.positions(unit, letters.lengths)).longest
         long = np.flatnonzero(lengths > limit)
         if len(long):
             first = int(long[0])
@@ -176,25 +198,26 @@ def _estimate(plan: Plan, encoder: Encoder) -> tuple[float, float]:
     """Tokens of the whole input and seconds to encode them, from a sample's tokens a letter and the matrix rate."""
     tokens = encoder.tokenize(normalise(Letters.of(plan.sample), encoder.alphabet)).lengths
     letters = max(sum(map(len, plan.sample)), 1)
-    total = plan.total_letters * float(tokens.sum()) / letters
+    total = plan.passage_letters * float(tokens.sum()) / letters
     flops = encoder.flops(total, float(tokens.mean()))
     return total, flops / (0.8 * encoder.matrix_rate()) if flops else total / 2e7
 
 
-def _shard_rows(plan: Plan, readout: Readout, options: Options, seconds: float) -> int:
+def _shard_rows(plan: Plan, encoding: Encoding, options: Options, seconds: float) -> int:
     """Records of a shard: fewer where one would take over five minutes, 70 MB, or 128 million letters of input."""
     unit = plan.unit_rows
     if options.shard_rows is not None:
         if options.shard_rows < unit or options.shard_rows % unit:
             raise InputError(f"--shard-rows {options.shard_rows} is not a multiple of {unit:,}")
         return options.shard_rows
-    row_bytes = readout.dim * np.dtype(options.dtype).itemsize
+    row_bytes = encoding.dim * np.dtype(options.dtype).itemsize
+    encoded = max(plan.passage_letters / max(plan.total_letters, 1), 1.0)
     records = DEFAULT_SHARD_ROWS
     while records > unit:
         units = records // unit
         letters = max(sum(plan.unit_letters[i : i + units]) for i in range(0, len(plan.unit_letters), units))
         fits = seconds * records / plan.rows <= _SHARD_SECONDS and _most_rows(plan, records) * row_bytes <= _SHARD_BYTES
-        if fits and letters <= _SHARD_LETTERS:
+        if fits and letters * encoded <= _SHARD_LETTERS:
             break
         records //= 2
     return records
@@ -210,7 +233,7 @@ def _most_rows(plan: Plan, records: int) -> int:
 
 def _report(
     source: Source,
-    encoder: Encoder,
+    encoding: Encoding,
     plan: Plan,
     layout: Layout,
     todo: dict[int, Todo],
@@ -219,6 +242,7 @@ def _report(
     output: Path,
     progress: Progress,
 ) -> None:
+    encoder = encoding.encoder
     outside = plan.letters.outside(encoder.alphabet)
     left = source.unmatched
     progress.say(f"input    {source.name}: {plan.rows:,} records, {plan.total_letters:,} letters")
@@ -236,6 +260,8 @@ def _report(
             f"metadata {left.records:,} records have no row in the table{_examples(left.record_ids)}, "
             f"{left.metadata:,} of its rows have no record{_examples(left.metadata_ids)}"
         )
+    for line in _scope_lines(encoding.scope, plan):
+        progress.say(line)
     kind = " with RANDOM WEIGHTS: the embeddings mean nothing" if encoder.meaningless else ""
     progress.say(f"encoder  {encoder.name}, {encoder.precision} on {encoder.device}{kind}")
     if encoder.origin.licence and encoder.origin.licence.startswith("CC BY-NC"):
@@ -257,6 +283,21 @@ def _report(
         done = layout.shards - len(todo)
         already = f"{done} of {layout.shards} shards are there; " if done else ""
         progress.say(f"to do    {already}about {tokens:,.0f} {encoder.unit}, about {duration(seconds)}")
+
+
+def _scope_lines(scope: Scope, plan: Plan) -> Iterator[str]:
+    if scope.views:
+        names = ", ".join(view.name for view in scope.views)
+        around = "the middle of each sequence" if scope.center is None else f"the column '{scope.center}'"
+        yield f"views    {names} around {around}, each a block"
+    if plan.reaching:
+        padding = f"the {plan.missing_letters:,} letters beyond their ends are padding"
+        fate = {"pad": padding, "drop": "they are set aside", "shorten": "their views are shorter"}[scope.edge]
+        yield f"         {plan.reaching:,} records do not reach as far as their widest views: {fate} (--edge)"
+    if scope.strands == AVERAGE:
+        yield "strands  both are encoded, and their vectors averaged"
+    elif scope.strands == CANONICAL:
+        yield "strands  the one that comes first in the alphabet is encoded"
 
 
 def _warn_of_another_environment(encoder: Encoder, commits: dict[int, Commit], progress: Progress) -> None:
@@ -297,15 +338,20 @@ def _attributes(source: Source, encoding: Encoding, plan: Plan, layout: Layout, 
     encoder, identity = encoding.encoder, encoding.fingerprint
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if encoding.scope.whole else SCOPED_FORMAT_VERSION,
         "embedcache_version": __version__,
         "plan_id": fingerprint(identity, layout.dtype, plan.digest(0, plan.rows)),
         "fingerprint": identity,
         "encoder": encoder.description(),
-        "blocks": [asdict(block) for block in encoding.readout.blocks],
+        "blocks": [_block(block) for block in encoding.blocks],
         "overlong": encoding.overlong,
         "one_based": encoding.one_based,
+        **({} if encoding.scope.whole else {"scope": encoding.scope.to_dict()}),
         "keeps_sequences": not options.drop_sequence,
         "input": source.name,
         "letters_outside_alphabet": plan.letters.outside(encoder.alphabet),
     }
+
+
+def _block(block: ReadoutBlock) -> dict[str, Any]:
+    return {name: value for name, value in asdict(block).items() if name != "view" or value is not None}

@@ -23,7 +23,8 @@ class Progress:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self._bar: tqdm[Any] | None = None
-        self._rows = self._tokens = self._total = 0
+        self._rows = 0.0
+        self._tokens = self._total = 0
         self._unit = "tokens"
         self._started = self._told = time.monotonic()
 
@@ -42,7 +43,7 @@ class Progress:
                 total=tokens, unit=f" {unit}", unit_scale=True, file=self._stream, dynamic_ncols=True, smoothing=0.1
             )
 
-    def advance(self, tokens: int, rows: int) -> None:
+    def advance(self, tokens: int, rows: float) -> None:
         """Some rows, of so many tokens together, are encoded."""
         self._tokens += tokens
         self._rows += rows

@@ -16,6 +16,7 @@ from embedcache.plan import Plan, slices
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.shardfile import chunks_held
 from embedcache.store import Commit, read_attributes
+from embedcache.views import MIDDLE, Scope
 
 ANEW = "give another --output, or --restart to begin it anew"
 
@@ -43,7 +44,8 @@ def check_same_encoding(
     if had["name"] == encoder.name:
         of_encoder.insert(1, ("seed of the random weights", had.get("seed"), encoder.origin.seed))
     of_values = [
-        ("blocks", [block["name"] for block in attributes["blocks"]], [b.name for b in encoding.readout.blocks]),
+        ("blocks", [block["name"] for block in attributes["blocks"]], [b.name for b in encoding.blocks]),
+        *_of_scope(Scope.from_dict(attributes.get("scope")), encoding.scope),
         ("over-length policy", attributes["overlong"], encoding.overlong),
         ("first letter is position", int(attributes.get("one_based", False)), int(encoding.one_based)),
         ("weights of the encoder", had["fingerprint"], encoder.fingerprint),
@@ -61,6 +63,15 @@ def check_same_encoding(
     for what, before, now in pairs:
         if before != now:
             raise StoreError(f"{output} was made with another plan ({what}: {before}, now {now}): {ANEW}")
+
+
+def _of_scope(had: Scope, scope: Scope) -> list[tuple[str, object, object]]:
+    """What two scopes are, side by side; the views themselves are in the names of the blocks."""
+    return [
+        ("strands", had.strands, scope.strands),
+        ("views over the ends", had.edge, scope.edge),
+        ("centre of the views", had.center or MIDDLE, scope.center or MIDDLE),
+    ]
 
 
 def compare(
@@ -93,7 +104,7 @@ def compare(
         elif commit.rows < stop - start and _begins_like(source, encoding, layout, shard, commit, output):
             todo[shard] = Todo(True, commit)
         else:
-            what = "ids, sequences or positions" if encoding.readout.columns else "ids or sequences"
+            what = "ids, sequences or positions" if encoding.columns else "ids or sequences"
             raise StoreError(
                 f"the {what} of {source.name} have changed since {output} was made, first in shard {shard} "
                 f"(records {start:,} to {stop:,}): {ANEW}"
@@ -128,7 +139,7 @@ def _files_are_there(paths: StorePaths, layout: Layout, commit: Commit) -> bool:
 
 def _begins_like(source: Source, encoding: Encoding, layout: Layout, shard: int, commit: Commit, output: Path) -> bool:
     """Whether the first records of a shard that has grown are the ones that were encoded, by id, digest and positions."""
-    columns = encoding.readout.columns
+    columns = encoding.columns
     # A kill between the part and its record leaves a part that is longer than the record says.
     part = pq.read_table(StorePaths(output).part(shard), columns=[ID, "digest", "length", *columns]).slice(
         0, commit.rows

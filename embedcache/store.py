@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from embedcache.layout import Layout, StorePaths, read_layout
 from embedcache.shardmap import DecodedRows, ShardedRows, chunks_in_row_order, map_shards
 
 FORMAT = "embedcache"
-FORMAT_VERSION = 2
-"""1 had one row a record, and blocks that did not say their layer and pooling."""
+FORMAT_VERSION, SCOPED_FORMAT_VERSION = 2, 3
+"""1 had one row a record, and blocks that did not say their layer and pooling; 3 is written for views and strands only, so
+that programs which know of none do not take the rows for those of whole sequences."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Block:
     stop: int
     layer: int | None = None
     pooling: str | None = None
+    view: str | None = None
+    """Which letters of the records it looks at, such as ``both_100``; None: all."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ def read_attributes(path: str | Path) -> dict[str, Any]:
         raise StoreError(
             f"{paths.root} is not an embedcache store: its zarr.json is missing, damaged or another program's"
         ) from None
-    if version > FORMAT_VERSION:
+    if version > SCOPED_FORMAT_VERSION:
         raise StoreError(
-            f"{paths.root} has store format {version}, this embedcache reads up to {FORMAT_VERSION}: "
+            f"{paths.root} has store format {version}, this embedcache reads up to {SCOPED_FORMAT_VERSION}: "
             "update it with `pip install -U embedcache`"
         )
     if version == 1:
@@ -199,8 +202,9 @@ class Store:
 
     @property
     def blocks(self) -> list[Block]:
-        """The column blocks, one for each layer and pooling."""
-        return [Block(**block) for block in self.attrs["blocks"]]
+        """The column blocks, one for each view, layer and pooling."""
+        known = {field.name for field in fields(Block)}
+        return [Block(**{key: block[key] for key in known & block.keys()}) for block in self.attrs["blocks"]]
 
     def block(self, name: str) -> slice:
         """The columns of a block, for ``store.take(rows)[:, store.block(name)]``; raises `StoreError` if there is none."""

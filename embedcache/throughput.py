@@ -41,6 +41,8 @@ class Throughput:
     tokens_per_second: float = 0.0
     encoded_tokens: int = 0
     """Tokens that went through the encoder: those of distinct sequences."""
+    passages: int = 0
+    """Sequences that went through the encoder: distinct ones, or what was cut out of them."""
     tera_flops: float = 0.0
     matrix_fraction: float | None = None
     """Model arithmetic a second over the machine's own matrix rate at this precision, both measured in this run."""
@@ -64,7 +66,7 @@ class Throughput:
         self.seconds = time.perf_counter() - self._began
         self.tokens_per_second = self.tokens / self.seconds if self.rows else 0.0
         self.batch_tokens, self.memory_halvings = budget.tokens, budget.halvings
-        flops = encoder.flops(self.encoded_tokens, self.tokens / self.rows) if self.rows else 0.0
+        flops = encoder.flops(self.encoded_tokens, self.encoded_tokens / self.passages) if self.passages else 0.0
         self.tera_flops = flops / self.seconds / 1e12
         if flops and self.seconds > 1.0:
             self.matrix_fraction = flops / self.seconds / encoder.matrix_rate()

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from embedcache.commit import crc32c
 from embedcache.encoders import load_encoder
-from embedcache.encoders.encoder import Encoder
+from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoding import Encoding
 from embedcache.errors import ModelError, StoreError
 from embedcache.layout import CHUNK_ROWS, Layout, StorePaths
+from embedcache.passages import Passages, encode_rows, encode_tokens
 from embedcache.records import SEQUENCE
 from embedcache.shardfile import bytes_of, chunks_held, payload
 from embedcache.store import Commit, Store, is_committed, open_store, read_commits
+from embedcache.views import Scope
 
 
 def check_files(path: str | Path) -> list[str]:
@@ -151,7 +153,7 @@ def recompute_rows(
         )
     usable = np.setdiff1d(np.arange(len(store)), store.quarantined)
     chosen = np.sort(np.random.default_rng(seed).choice(usable, min(rows, len(usable)), replace=False))
-    now = [values.astype(store.dtype) for values in _encoded_again(store, encoder, chosen)]
+    now = _encoded_again(store, encoder, chosen)
     then = [store[row] for row in chosen.tolist()]
     ours, theirs = (
         np.concatenate([np.atleast_2d(values) for values in all_]).astype(np.float64) for all_ in (now, then)
@@ -170,19 +172,26 @@ def recompute_rows(
     )
 
 
-def _encoded_again(store: Store, encoder: Encoder, chosen: NDArray[np.int64]) -> Sequence[NDArray[np.float32]]:
-    """What the encoder gives for records now: one vector each, or one row a token."""
+def _encoded_again(store: Store, encoder: Encoder, chosen: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
+    """What the encoder gives for records now, in the stored type: one row each, or one row a token."""
     layers, poolings = (
         [*dict.fromkeys(part)] for part in zip(*((b.layer, b.pooling) for b in store.blocks), strict=True)
     )
-    readout = encoder.readout(poolings, layers)
-    encoding = Encoding(encoder, readout, store.attrs["overlong"], store.attrs.get("one_based", False))
-    records = store.read_rows([SEQUENCE, "length", *readout.columns]).take(pa.array(chosen)).combine_chunks()
-    sequences = records.column(SEQUENCE).combine_chunks()
-    if store.per_token:
-        return encoder.encode_token_readout(sequences, readout, encoding.overlong)
-    positions = encoding.positions(records, np.asarray(records.column("length"), np.int64))
-    return list(encoder.encode_readout(sequences, readout, encoding.overlong, positions))
+    encoding = Encoding(
+        encoder, encoder.readout(poolings, layers), store.attrs["overlong"], store.attrs.get("one_based", False),
+        Scope.from_dict(store.attrs.get("scope")),
+    )  # fmt: skip
+    records = store.read_rows([SEQUENCE, "length", *encoding.columns]).take(pa.array(chosen)).combine_chunks()
+    letters = encoding.letters(records.column(SEQUENCE).combine_chunks())
+    passages = Passages.of(encoding, letters, encoding.positions(records, letters.lengths))
+    budget = Budget(encoder.batch_tokens)
+    if not store.per_token:
+        return list(encode_rows(encoding, passages, store.dtype, budget)[0])
+    rows: list[NDArray[np.generic]] = [np.empty((0, store.dim), store.dtype)] * len(chosen)
+    for places, states_LD, _ in encode_tokens(encoding, passages, store.dtype, budget):
+        for place in places.tolist():
+            rows[place] = states_LD
+    return rows
 
 
 def _recorded_name(store: Store) -> str:

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from embedcache.alphabet import KNOWN, Letters, digests
 from embedcache.commit import ShardLock
 from embedcache.encoding import Encoding
-from embedcache.packing import truncate
+from embedcache.passages import Passages
 from embedcache.plan import Plan, unit_digest
 from embedcache.records import ID, SEQUENCE
-from embedcache.tokens import Tokens
 
 
 @dataclass
@@ -29,11 +28,11 @@ class Window:
     digests: list[bytes]
     rc_digests: list[bytes | None]
     positions: dict[str, NDArray[np.int64]]
-    """The letters that ``at:COLUMN`` looks at, by column."""
-    tokens: Tokens | None = None
-    """Of the distinct sequences; None where only the metadata has changed."""
+    """The letters that ``at:COLUMN`` looks at, and the centre of views, by column."""
+    passages: Passages | None = None
+    """What the distinct records are encoded as; None where only the metadata has changed."""
     distinct_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Which distinct sequence each record has, -1 for those that are not encoded (``--overlong skip``)."""
+    """Which distinct record each record is."""
     n_tokens: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     set_aside: list[int] = field(default_factory=list)
     """Records without an embedding."""
@@ -54,34 +53,25 @@ class Window:
         ]
 
     def tokenize(self, encoding: Encoding) -> None:
-        """Tokenize the distinct sequences: those that differ in their letters, or in the places that are looked at."""
+        """Tokenize the distinct records: those that differ in their letters, or in the places that are looked at."""
         encoder = encoding.encoder
         number: dict[tuple[object, ...], int] = {}
         keys = zip(self.digests, *(at.tolist() for at in self.positions.values()), strict=True)
         self.distinct_of = np.asarray([number.setdefault(key, len(number)) for key in keys], np.int64)
         firsts = np.unique(self.distinct_of, return_index=True)[1]
         letters = self.letters.take(firsts) if len(firsts) < len(self.letters) else self.letters
-        tokens = encoder.tokenize(letters)
-        tokens = encoder.with_focus(
-            tokens, letters, encoding.readout, {c: at[firsts] for c, at in self.positions.items()}
-        )
+        passages = Passages.of(encoding, letters, {column: at[firsts] for column, at in self.positions.items()})
         limit = encoder.token_limit or np.iinfo(np.int64).max
         unknown = ~np.isin(np.arange(256), list(KNOWN[encoder.alphabet]))
-        self.n_tokens = tokens.lengths[self.distinct_of]
+        self.n_tokens = passages.n_tokens[self.distinct_of]
         self.counts = {
             "tokens": int(self.n_tokens.sum()),
             "distinct_sequences": len(firsts),
-            "overlong": int((self.n_tokens > limit).sum()),
+            "overlong": int((passages.longest[self.distinct_of] > limit).sum()),
             "unknown_letters": int(unknown[self.letters.bytes_].sum()),
         }
-        if encoding.overlong == "skip" and (tokens.lengths > limit).any():
-            kept = tokens.lengths <= limit
-            self.distinct_of = np.where(kept, np.cumsum(kept) - 1, -1)[self.distinct_of]
-            self.set_aside = np.flatnonzero(self.distinct_of < 0).tolist()
-            tokens = tokens.take(np.flatnonzero(kept))
-        elif encoding.overlong == "truncate":
-            tokens = truncate(tokens, encoder.token_limit, encoder.special)
-        self.tokens = tokens
+        self.set_aside = np.flatnonzero(passages.left_out[self.distinct_of]).tolist()
+        self.passages = passages
 
     def rows_part(self, start: int, plan: Plan, drop_sequence: bool) -> pa.Table:
         """The rows table of the records, of which the first is record `start` of the input."""

@@ -18,12 +18,13 @@ from embedcache.alphabet import LetterCounts, Letters
 from embedcache.encoders import load_encoder
 from embedcache.encoders.encoder import Budget
 from embedcache.encoding import Encoding
-from embedcache.errors import HeadError, ModelError
+from embedcache.errors import HeadError, InputError, ModelError
 from embedcache.layout import StorePaths
-from embedcache.packing import truncate
+from embedcache.passages import Passages, encode_rows
 from embedcache.plan import slices
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.store import Store
+from embedcache.views import Scope
 from heads.features import ArrayRows, Rows
 
 WINDOW_ROWS = 4096
@@ -49,6 +50,7 @@ def encoder_record(store: Store) -> dict[str, Any]:
         "blocks": attributes["blocks"],
         "overlong": attributes.get("overlong"),
         "one_based": attributes.get("one_based", False),
+        "scope": attributes.get("scope"),
         "dtype": str(store.dtype),
     }
 
@@ -100,13 +102,14 @@ class RawFeatures:
             name = model or _recorded_name(record)
             poolings, layers = zip(*((block["pooling"], block["layer"]) for block in record["blocks"]), strict=True)
             overlong, dtype = str(record["overlong"]), np.dtype(record["dtype"])
+            scope = Scope.from_dict(record.get("scope"))
             options = {
                 "precision": record["precision"],
                 "random_weights": record["meaningless"],
                 "seed": record.get("seed", 0),
                 "alphabet": record["alphabet"] if name.startswith("hf:") else None,
             }
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, InputError):
             raise HeadError(
                 "the head does not say how its features were made: extract the sequences with `embedcache extract`, and "
                 "give the store with --features"
@@ -118,7 +121,7 @@ class RawFeatures:
         except ModelError as error:
             raise HeadError(f"the encoder of the head cannot be loaded ({error}); name it with --model") from None
         readout = encoder.readout([*dict.fromkeys(poolings)], [*dict.fromkeys(layers)])
-        encoding = Encoding(encoder, readout, overlong, bool(record.get("one_based", False)))
+        encoding = Encoding(encoder, readout, overlong, bool(record.get("one_based", False)), scope)
         if encoding.fingerprint != fingerprint:
             raise HeadError(
                 f"{encoder.name} makes features with the fingerprint {encoding.fingerprint[:12]}, and the head was "
@@ -146,26 +149,19 @@ class RawFeatures:
         encoding, encoder = self.encoding, self.encoding.encoder
         letters = encoding.letters(records.column(SEQUENCE))
         positions = encoding.checked_positions(source, records, first_row, letters.lengths)
-        tokens = encoder.with_focus(encoder.tokenize(letters), letters, encoding.readout, positions)
-        encoded = np.ones(len(records), np.bool_)
-        if encoding.overlong == "truncate":
-            tokens = truncate(tokens, encoder.token_limit, encoder.special)
-        elif encoding.overlong in ("skip", "error") and encoder.token_limit is not None:
-            encoded = tokens.lengths <= encoder.token_limit
-            if encoding.overlong == "error" and not encoded.all():
-                row = int(encoded.argmin())
+        passages = Passages.of(encoding, letters, positions)
+        if encoding.overlong == "error" and encoder.token_limit is not None:
+            over = passages.longest > encoder.token_limit
+            if over.any():
+                row = int(over.argmax())
                 raise HeadError(
-                    f"'{records.column(ID)[row]}' at {source.locate([first_row + row])[0]} has {tokens.lengths[row]:,} "
+                    f"'{records.column(ID)[row]}' at {source.locate([first_row + row])[0]} has {passages.longest[row]:,} "
                     f"{encoder.unit}, {encoder.name} takes {encoder.token_limit:,}: cut it, or leave it out"
                 )
-            tokens = tokens.take(np.flatnonzero(encoded))
-        features = np.empty((len(tokens), encoding.readout.dim), self.dtype)
-        for places, vectors in encoder.vectors(tokens, encoding.readout, Budget(encoder.batch_tokens)):
-            with np.errstate(over="ignore"):
-                features[places] = vectors
-        finite = np.isfinite(features).all(axis=1)
-        encoded[encoded] = finite
-        return Window(records, encoded, ArrayRows(features if finite.all() else features[finite]))
+        rows, _ = encode_rows(encoding, passages, self.dtype, Budget(encoder.batch_tokens))
+        features = rows.astype(self.dtype, copy=False)
+        encoded = np.asarray(np.isfinite(features).all(axis=1))
+        return Window(records, encoded, ArrayRows(features if encoded.all() else features[encoded]))
 
 
 def _recorded_name(record: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ class ReadoutBlock:
     pooling: str
     start: int
     stop: int
+    view: str | None = None
+    """Which letters of the record it looks at (see `embedcache.views`); None: all."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embedcache.errors import InputError
 from embedcache.input_options import InputOptions
 from embedcache.records import Source
 from embedcache.sources.inputs import open_source
@@ -14,6 +15,8 @@ def open_records(options: InputOptions) -> Source:
     ------
     InputError : the input cannot be read, or the options do not go together.
     """
+    if options.reverse_complement == "add":
+        raise InputError("--reverse-complement add is not there yet: take average or canonical")
     return open_source(
         options.inputs,
         metadata=options.metadata,
