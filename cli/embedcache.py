@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.errors import run
+from cli.export import export
 from cli.extract import estimate, extract
+from cli.import_ import import_
 
 if TYPE_CHECKING:
     from embedcache.store import Store
@@ -32,6 +34,8 @@ def cli() -> None:
 
 cli.add_command(extract)
 cli.add_command(estimate)
+cli.add_command(import_)
+cli.add_command(export)
 
 
 @cli.command()
@@ -61,14 +65,18 @@ def info(store: str) -> None:
         click.echo(f"  compressed  {opened.compress}, {size(stored)} on disk: single rows read slowly")
     for block in opened.blocks:
         click.echo(f"  block       {block.name}: columns {block.start:,} to {block.stop:,}")
-    origin = encoder.get("repo_id") or encoder.get("directory") or "built in"
+    origin = (
+        encoder.get("repo_id") or encoder.get("directory") or ("imported" if encoder.get("imported") else "built in")
+    )
     revision = f" at {encoder['revision']}" if encoder.get("revision") else ""
-    click.echo(f"  encoder     {encoder['name']} ({origin}{revision}), {encoder['alphabet']}, {encoder['precision']}")
+    alphabet = encoder["alphabet"] or "alphabet not known"
+    click.echo(f"  encoder     {encoder['name']} ({origin}{revision}), {alphabet}, {encoder['precision']}")
     if encoder["meaningless"]:
         click.echo("  CAUTION     random weights: the embeddings mean nothing")
     if encoder.get("licence"):
         click.echo(f"  licence     of the weights: {encoder['licence']}")
-    click.echo(f"  over-long   {opened.attrs['overlong']} beyond {encoder['token_limit'] or 'no limit'} tokens")
+    if not encoder.get("imported"):
+        click.echo(f"  over-long   {opened.attrs['overlong']} beyond {encoder['token_limit'] or 'no limit'} tokens")
     click.echo(f"  fingerprint {opened.fingerprint}")
     click.echo(f"  columns     {', '.join(opened.column_names)}")
     for name in ("label", "split", "group"):

@@ -131,7 +131,7 @@ def make_plan(source: Source, encoding: Encoding) -> Plan:
     """
     plan = Plan(unit_rows=encoding.unit_rows)
     hashes = array("q")
-    types = {name: _NarrowestType(name in source.text_columns) for name in source.columns}
+    types = {name: NarrowestType(name in source.text_columns) for name in source.columns}
     for unit in slices(source, plan.unit_rows):
         ids, sequences = unit.column(ID), unit.column(SEQUENCE)
         letters = Letters.of(sequences)
@@ -186,7 +186,7 @@ def _castable(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-class _NarrowestType:
+class NarrowestType:
     """The narrowest type that all values of a column can be stored with: text that is always a number becomes one."""
 
     def __init__(self, text: bool) -> None:

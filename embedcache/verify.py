@@ -137,6 +137,8 @@ def recompute_rows(
     if not store.attrs["keeps_sequences"]:
         raise StoreError(f"{path} keeps no sequences (--drop-sequence), so its rows cannot be encoded again")
     recorded = store.attrs["encoder"]
+    if recorded.get("imported"):
+        raise StoreError(f"{path} was imported: what made its rows is not here, so they cannot be encoded again")
     source = model or _recorded_name(store)
     try:
         encoder = load_encoder(

@@ -185,7 +185,7 @@ class _Fitting:
         if _alphabet(self.store) not in (*KMER_ENCODERS, CELL):
             raise Unfit("the records of this store are not DNA, proteins or cells")
         if "sequence" not in self.store.column_names:
-            raise Unfit("the store keeps none (it was extracted with --drop-sequence)")
+            raise Unfit("the store keeps none (--drop-sequence, or imported without --sequences)")
         return self
 
     @property

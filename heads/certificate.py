@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
@@ -49,16 +50,26 @@ class Sequences:
     """Of the strand-canonical form; the same as `digests` where sequences have no reverse complement."""
     stranded: bool
     """Whether sequences have a reverse complement."""
+    unknown: int = 0
+    """Rows whose sequence is not known (imported ones may have none): the digest of their id stands in for it."""
 
 
 def read_sequences(store: Store, rows: Rows) -> Sequences:
     """Read the digests of some rows of a store."""
-    table = store.read_rows(["digest", "rc_digest"]).take(rows)
-    canonical = pc.coalesce(table["rc_digest"], table["digest"])
+    table = store.read_rows(["id", "digest", "rc_digest"]).take(rows)
+    known, unknown = table["digest"], table["digest"].null_count
+    if unknown:
+        ids = [_digest_of_id(name) for name in table["id"].to_pylist()]
+        known = pc.coalesce(known, pa.array(ids, pa.binary(DIGEST_BYTES)))
+    canonical = pc.coalesce(table["rc_digest"], known)
     digests, strands = (
-        np.frombuffer(b"".join(column.to_pylist()), f"S{DIGEST_BYTES}") for column in (table["digest"], canonical)
+        np.frombuffer(b"".join(column.to_pylist()), f"S{DIGEST_BYTES}") for column in (known, canonical)
     )
-    return Sequences(digests, strands, table["rc_digest"].null_count < len(table))
+    return Sequences(digests, strands, table["rc_digest"].null_count < len(table), unknown)
+
+
+def _digest_of_id(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES, person=b"id").digest()
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,8 @@ class Certificate:
     """Whether groups are known."""
     parts: tuple[PartContents, ...]
     overlaps: tuple[Overlap, ...]
+    unchecked: int = 0
+    """Rows without a sequence, which could not be looked for."""
 
     @property
     def leaks(self) -> tuple[str, ...]:
@@ -167,7 +180,8 @@ class Certificate:
 
     def lines(self) -> list[str]:
         """The certificate as it is shown on the screen."""
-        looked_for = ["sequence"]
+        rows = sum(contents.rows for contents in self.parts)
+        looked_for = ["sequence"] if self.unchecked < rows else []
         looked_for += ["reverse complement"] if self.stranded else []
         looked_for += (
             [f"near-duplicate (cosine over {self.threshold:g} of standardised features)"]
@@ -175,7 +189,13 @@ class Certificate:
             else []
         )
         looked_for += ["group"] if self.grouped else []
-        lines = [f"split certificate {self.hash}: looked for the same {', '.join(looked_for)} in two parts"]
+        sought = (
+            f"looked for the same {', '.join(looked_for)} in two parts" if looked_for else "nothing could be looked for"
+        )
+        if self.unchecked:
+            some = "" if self.unchecked >= rows else f"{self.unchecked:,} rows have "
+            sought += f"; {some}no sequences: not checked for identical ones"
+        lines = [f"split certificate {self.hash}: {sought}"]
         lines += [f"  {contents.part:<6}{contents.rows:>10,} rows  {self._held(contents)}" for contents in self.parts]
         lines += [f"  LEAK: {leak}" for leak in self.leaks] or ["  none found"]
         return lines + [f"  WARNING: {warning}" for warning in self.warnings]
@@ -258,6 +278,7 @@ def certify(
         groups is not None,
         tuple(_contents(NAMES[part], target.take(np.flatnonzero(parts == part))) for part in (TRAIN, VAL, TEST)),
         tuple(overlaps),
+        sequences.unknown,
     )
 
 

@@ -89,8 +89,9 @@ class Run:
 
 
 def _keys(ids: pa.ChunkedArray, digests: pa.ChunkedArray) -> pa.ChunkedArray:
-    # the digest has a fixed width, so the two run together without doubt where one ends
-    return pc.binary_join_element_wise(digests.cast(pa.binary()), ids.cast(pa.binary()), b"")
+    # the digest has a fixed width, so the two run together without doubt where one ends; without one the id decides
+    known = pc.fill_null(digests.cast(pa.binary()), bytes(16))
+    return pc.binary_join_element_wise(known, ids.cast(pa.binary()), b"")
 
 
 def open_run(path: Path) -> Run:

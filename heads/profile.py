@@ -79,7 +79,8 @@ def facts_of(store: Store, rows: Rows) -> RowFacts:
     length = "n_tokens" if alphabet == CELL else "length"
     if length not in columns:
         return RowFacts(None, None)
-    return RowFacts(np.asarray(store.column(length).take(pa.array(rows)), np.float64), None)
+    lengths = store.column(length).take(pa.array(rows))
+    return RowFacts(None if lengths.null_count else np.asarray(lengths, np.float64), None)
 
 
 def facts_of_sequences(sequences: pa.Array, alphabet: str) -> RowFacts:

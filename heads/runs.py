@@ -153,7 +153,7 @@ def rows_digest(store: Store) -> str:
         lengths = pc.binary_length(ids).to_numpy(zero_copy_only=False)
         columns[0].update("".join(ids.to_pylist()).encode())
         columns[1].update(lengths.astype("<i8").tobytes())
-        columns[2].update(b"".join(sequences.to_pylist()))
+        columns[2].update(b"".join(digest or b"" for digest in sequences.to_pylist()))
     return hashlib.blake2b(b"".join(column.digest() for column in columns), digest_size=16).hexdigest()
 
 

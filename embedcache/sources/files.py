@@ -137,6 +137,30 @@ def is_store(path: Path) -> bool:
     return (path / "zarr.json").is_file()
 
 
+def container(text: str) -> InputFile:
+    """Return the file that `text` names, ``FILE:name=value,...`` too, whatever kind it is; it must be a file on disk.
+
+    Raises
+    ------
+    InputError
+        It does not exist, is a folder or a pipe, or cannot be opened.
+    """
+    name, attached = _split_attached(text)
+    path = Path(name)
+    if path.is_dir():
+        raise InputError(f"{name} is a folder; give the files in it")
+    try:
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise InputError(f"{name} does not exist; {_way_out(path)}") from None
+    except OSError as error:
+        raise InputError(f"{name} cannot be opened: {error.strerror}") from error
+    if not path.is_file():
+        raise InputError(f"{name} is no file that can be read at any place: save it to one first")
+    return InputFile(name, path, attached, gzipped=False)
+
+
 def _split_attached(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     match = ATTACHED.fullmatch(text)
     if match is None or Path(text).exists():

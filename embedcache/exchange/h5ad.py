@@ -1,0 +1,83 @@
+"""AnnData: ``X`` or an array of ``obsm`` as ready-made embeddings, ``obs`` as metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+
+from embedcache.exchange.embeddings import Matrix, Reading, Values, id_table, with_columns
+from embedcache.exchange.hdf5 import open_file
+from embedcache.exchange.pandas import as_frame
+from embedcache.exchange.selection import Selection
+from embedcache.sources.files import InputFile
+
+
+def open_h5ad(file: InputFile, reading: Reading) -> Matrix:
+    """Open an ``.h5ad`` file; its vectors are read when they are asked for, a sparse X some rows at a time.
+
+    Raises
+    ------
+    InputError : the file is damaged or no AnnData, or has no array of that name.
+    """
+    from anndata.io import sparse_dataset
+
+    opened = open_file(file)
+    if "obs" not in opened or "X" not in opened:
+        raise file.error("this is HDF5, but no AnnData: it has no X and obs; take --format hdf5")
+    found = _array(file, opened, reading.key or "X")
+    array = sparse_dataset(found) if isinstance(found, h5py.Group) else found
+    return Matrix(file, array, np.dtype(array.dtype), _columns(file, opened), _rows)
+
+
+def _array(file: InputFile, opened: h5py.File, key: str) -> Any:
+    obsm = opened.get("obsm", {})
+    if key == "X" and "X" not in obsm:
+        return opened["X"]
+    if key not in obsm:
+        raise file.error(
+            f"there is no array {key!r}, given with --key; it has X and, in obsm, {', '.join(obsm) or 'none'}"
+        )
+    return obsm[key]
+
+
+def _columns(file: InputFile, opened: h5py.File) -> pa.Table:
+    from anndata.io import read_elem
+
+    try:
+        obs = read_elem(opened["obs"])
+    except Exception as error:  # anndata raises many kinds for a damaged table
+        raise file.error(f"its obs cannot be read ({str(error).splitlines()[0][:100]})") from None
+    columns = {}
+    for name in obs.columns:
+        values = obs[name]
+        if hasattr(values, "cat"):
+            values = values.astype(object).where(values.notna(), None)
+        columns[str(name)] = pa.Array.from_pandas(values)
+    return with_columns(id_table(file, obs.index.astype(str).tolist()), columns)
+
+
+def _rows(array: Any, start: int, stop: int) -> Values:
+    values = array[start:stop]
+    return np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+
+
+def write_h5ad(selection: Selection, file: Path) -> None:
+    """Write an AnnData: X the vectors, written some at a time; obs the columns; var the names ``block.number``."""
+    import pandas as pd
+    from anndata import AnnData
+    from anndata.io import write_elem
+
+    obs = as_frame(selection.rows())
+    var = pd.DataFrame(index=pd.Index(selection.feature_names))
+    with h5py.File(file, "w") as written:
+        write_elem(written, "/", AnnData(obs=obs, var=var))
+        if "X" in written:
+            del written["X"]
+        array = written.create_dataset("X", (len(selection), selection.dim), selection.dtype)
+        array.attrs["encoding-type"], array.attrs["encoding-version"] = "array", "0.2.0"
+        for start, stop in selection.spans():
+            array[start:stop] = selection.read(start, stop)

@@ -1,0 +1,91 @@
+"""What comes to imported records from other files: columns by id, and sequences by id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from embedcache.errors import InputError
+from embedcache.exchange.embeddings import LABEL, narrowed, with_columns
+from embedcache.progress import Progress
+from embedcache.records import ID, SEQUENCE
+from embedcache.sources.files import input_file
+from embedcache.sources.inputs import open_source
+from embedcache.sources.metadata import Join, Metadata
+from embedcache.sources.tables import Table, open_table
+
+if TYPE_CHECKING:
+    from embedcache.exchange.importing import ImportOptions
+
+
+def with_metadata(rows: pa.Table, options: ImportOptions, progress: Progress) -> pa.Table:
+    """Join the columns of ``--metadata`` by id, and call the column of labels label.
+
+    Raises
+    ------
+    InputError : the table cannot be read, no id matches, or a column comes twice or is missing.
+    """
+    if options.metadata is not None:
+        opened = open_table(input_file(options.metadata, attach=False))
+        metadata = Metadata(Table(opened, options.id_column, sequences=False))
+        join = Join(metadata)
+        columns = join.columns(rows.column(ID).combine_chunks())
+        left = join.finish()
+        rows = with_columns(rows, dict(zip(metadata.schema.names, columns, strict=True)))
+        rows = narrowed(rows, metadata.schema.names if metadata.text else ())
+        if left.records or left.metadata:
+            progress.say(
+                f"metadata {left.records:,} records have no row in the table{_examples(left.record_ids)}, {left.metadata:,} "
+                f"of its rows have no record{_examples(left.metadata_ids)}"
+            )
+    return _labelled(rows, options.label_column)
+
+
+def _labelled(rows: pa.Table, column: str | None) -> pa.Table:
+    if column is None or (column == LABEL and LABEL in rows.column_names):
+        return rows
+    if column not in rows.column_names:
+        raise InputError(f"--label-column {column}: there is no such column; there are {', '.join(rows.column_names)}")
+    if LABEL in rows.column_names:
+        raise InputError(
+            f"--label-column {column}: there is a column 'label' already; leave the option out, or rename one"
+        )
+    return rows.rename_columns([LABEL if name == column else name for name in rows.column_names])
+
+
+def read_sequences(text: str, ids: pa.ChunkedArray, id_column: str | None, progress: Progress) -> pa.Array:
+    """Read the sequence of each id from a FASTA file or a table, large_string (N,).
+
+    Raises
+    ------
+    InputError : an id has no sequence there, or the file cannot be read or has an id twice.
+    """
+    # ids of FASTA files have no column
+    try:
+        source = open_source([text], id_column=id_column)
+    except InputError:
+        if id_column is None:
+            raise
+        source = open_source([text])
+    table = pa.Table.from_batches([batch.select([ID, SEQUENCE]) for batch in source.batches()])
+    row_of: dict[str, int] = {}
+    for row, name in enumerate(table.column(ID).to_pylist()):
+        if row_of.setdefault(name, row) != row:
+            raise InputError(f"{source.name} has the id '{name}' twice: leave one sequence for each id")
+    wanted = ids.to_pylist()
+    missing = [name for name in wanted if name not in row_of]
+    if missing:
+        raise InputError(
+            f"{source.name} has no sequence for {len(missing):,} of {len(wanted):,} ids{_examples(tuple(missing[:4]))}: "
+            "complete it, or leave --sequences out"
+        )
+    if len(row_of) > len(wanted):
+        progress.say(
+            f"         {len(row_of) - len(wanted):,} sequences of {source.name} have no vector and are left out"
+        )
+    return table.column(SEQUENCE).take(pa.array([row_of[name] for name in wanted])).combine_chunks()
+
+
+def _examples(ids: tuple[str, ...]) -> str:
+    return f" ({', '.join(ids[:3])}{'...' if len(ids) > 3 else ''})" if ids else ""
