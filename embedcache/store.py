@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache.errors import StoreError
+from embedcache.exchange.conversions import Conversions
 from embedcache.layout import Layout, StorePaths, read_layout
 from embedcache.shardmap import DecodedRows, ShardedRows, chunks_in_row_order, map_shards
 
@@ -141,7 +142,7 @@ def open_store(path: str | Path, *, partial: bool = False) -> Store:
     return Store(path, partial=partial)
 
 
-class Store:
+class Store(Conversions):
     """A finished store, mapped into memory; opening it reads no embeddings.
 
     ``len(store)`` is the number of records N, ``store.dim`` the number of columns D. ``store[i]`` is what is stored for

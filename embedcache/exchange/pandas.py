@@ -42,12 +42,10 @@ def as_frame(rows: pa.Table) -> pd.DataFrame:
 
 def to_frame(selection: Selection, *, embeddings: bool) -> pd.DataFrame:
     """The rows, the ids as the index, and with `embeddings` a column for each of the D values."""
-    import numpy as np
     import pandas as pd
 
     frame = as_frame(selection.rows())
     if not embeddings:
         return frame
-    blocks = list(selection.blocks())
-    values = np.concatenate(blocks) if blocks else np.empty((0, selection.dim), selection.dtype)
-    return pd.concat([frame, pd.DataFrame(values, index=frame.index, columns=list(selection.feature_names))], axis=1)
+    values = pd.DataFrame(selection.values(), index=frame.index, columns=list(selection.feature_names))
+    return pd.concat([frame, values], axis=1)

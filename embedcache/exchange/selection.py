@@ -59,6 +59,14 @@ class Selection:
         for start, stop in self.spans():
             yield self.read(start, stop)
 
+    def values(self) -> Values:
+        """All vectors, (N, D), in memory."""
+        self.store.read(0, 0)  # raises where every token is kept
+        values: Values = np.empty((len(self), self.dim), self.dtype)
+        for start, stop in self.spans():
+            values[start:stop] = self.read(start, stop)
+        return values
+
     def spans(self) -> Iterator[tuple[int, int]]:
         """Cut the rows into runs of about 32 MB."""
         step = max(1, _BLOCK_BYTES // (self.dim * self.dtype.itemsize))
