@@ -1,4 +1,4 @@
-"""What every store offers to programs that hold data in objects of their own; their libraries are imported when asked for."""
+"""A store as the objects of other libraries, each of which is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Conversions:
         """The records as a map-style dataset for ``torch.utils.data.DataLoader``, a whole batch fetched at once.
 
         A sample is ``{"embedding": (D,) tensor, column: value, ...}``; where every token is kept the embedding is (L, D),
-        and the loader needs ``collate_fn=dataset.collate``, which pads it to (B, L, D) beside a mask (B, L). It may be used in
-        any number of workers, forked or spawned.
+        and the loader needs ``collate_fn=dataset.collate``, which pads it to (B, L, D) beside a mask (B, L). It may be used
+        in any number of workers, forked or spawned.
 
         Parameters
         ----------
