@@ -92,6 +92,7 @@ def extract(
     embedcache extract --model nt500m --input windows.fa.gz --output windows.zarr
     embedcache extract --model esm2-650m --input viral.faa:label=1 host.faa:label=0 --output proteins.zarr
     embedcache extract --model kmer:4 --input reads.fa --metadata labels.tsv --output reads.zarr
+    embedcache extract --model geneformer-v2-104m --input cells.h5ad --output cells.zarr
     """
     from embedcache.encoders import load_encoder
     from embedcache.encoders.fidelity import no_faster_here
@@ -118,7 +119,7 @@ def extract(
         compress=compress,
         any_alphabet=any_alphabet,
     )
-    source = open_records(records)
+    source = open_records(records, model, progress=not quiet)
     encoder = load_encoder(
         model, device=device, precision=precision, random_weights=random_weights, seed=seed, progress=not quiet,
         trust_remote_code=trust_remote_code, alphabet=alphabet,
@@ -187,6 +188,7 @@ def estimate(
     """
     from embedcache.estimate import estimate
     from embedcache.preflight import Options
+    from embedcache.records import remarks_of
     from embedcache.sources import open_records
 
     options = Options(
@@ -205,20 +207,24 @@ def estimate(
         compress=compress,
         any_alphabet=any_alphabet,
     )
-    source = open_records(records)
+    source = open_records(records, model, ask=False)
     found = estimate(
         source, model, options, device=device, precision=precision, seconds=seconds, seed=seed, folder=output or ".",
         trust_remote_code=trust_remote_code, alphabet=alphabet,
     )  # fmt: skip
-    command = _extraction(
-        context, output or f"{Path(records.inputs[0]).name.partition('.')[0].strip('-') or 'store'}.zarr"
-    )
+    command = _extraction(context, output or _store_beside(records.inputs[0]))
     if as_json:
         click.echo(json.dumps(found.to_dict() | {"next": command}, indent=1))
         return
-    for line in found.lines():
+    for line in (*found.lines(), *remarks_of(source)):
         click.echo(line)
     click.echo(f"next     {command}")
+
+
+def _store_beside(first: str) -> str:
+    """A name for the store of an input, which may be a .zarr itself."""
+    named = f"{Path(first).name.partition('.')[0].strip('-') or 'store'}.zarr"
+    return named if named != Path(first).name else f"embedded-{named}"
 
 
 def _extraction(context: click.Context, output: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cli.cell_options import CELL_OPTIONS
 from embedcache.input_options import InputOptions
 
 Command = Callable[..., None]
@@ -18,8 +19,9 @@ _OPTIONS = (
         "--input",
         "inputs",
         multiple=True,
-        help="FASTA, FASTQ, CSV, TSV or parquet, plain or gzipped, or a store (its sequences and columns); several may "
-        "follow, - is standard input. FILE:label=1 gives every record of FILE that column.",
+        help="FASTA, FASTQ, CSV, TSV or parquet, plain or gzipped, or a store (its sequences and columns); for cells also "
+        ".h5ad, .zarr, 10x folders and .h5, tables of expression, .npz of ranked tokens. Several may follow, - is standard "
+        "input. FILE:label=1 gives every record of FILE that column.",
     ),
     click.argument("more_inputs", nargs=-1, metavar="[FILE]..."),
     click.option("--metadata", type=click.Path(), help="Table whose columns are joined to the records by id."),
@@ -54,6 +56,18 @@ _OPTIONS = (
         help="Of DNA: add a record for the other strand of each; average the vectors of both strands; or encode the strand "
         "that comes first in the alphabet, so that a sequence and its reverse complement get the same vector.",
     ),
+    click.option(
+        "--splits",
+        type=click.Path(),
+        metavar="FILE",
+        help=".npz with the rows, from 0, of train_idx, val_idx and test_idx: they become the column split.",
+    ),
+    click.option(
+        "--skip-bad",
+        is_flag=True,
+        help="Leave records out that cannot be used, and say how many; otherwise the first one ends the run.",
+    ),
+    *CELL_OPTIONS,
 )
 
 

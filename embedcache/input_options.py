@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from embedcache.views import View
@@ -19,6 +19,21 @@ class InputOptions:
     """A table of more columns, joined by id."""
     id_column: str | None = None
     sequence_column: str | None = None
+    splits: str | None = None
+    """An .npz with the rows of train, val and test."""
+    skip_bad: bool = False
+    """Whether records that cannot be used are left out and counted, instead of ending the run."""
+    counts_layer: str | None = None
+    """Which matrix of an AnnData has the counts: ``X``, ``raw``, or a layer."""
+    genes_in: Literal["rows", "columns"] | None = None
+    """Which way a table of expression lies; None: as more genes are known."""
+    gene_tokens: str | None = None
+    """gene -> token id, instead of the encoder's own file; and so the next three."""
+    gene_medians: str | None = None
+    gene_names: str | None = None
+    ensembl_mapping: str | None = None
+    gene_vocabulary: str | None = None
+    """gene -> number, of an .npz of ranked tokens."""
     context: str | None = None
     """Letters around a site that are looked at, several by comma; None: whole sequences."""
     side: str | None = None

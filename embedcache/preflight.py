@@ -27,7 +27,7 @@ from embedcache.memory import give_freed_pages_back
 from embedcache.passages import Passages
 from embedcache.plan import Plan, make_plan, slices
 from embedcache.progress import Progress, duration, size
-from embedcache.records import ID, SEQUENCE, Source
+from embedcache.records import ID, SEQUENCE, Source, provenance_of, remarks_of
 from embedcache.resume import Todo, check_same_encoding, compare
 from embedcache.store import FORMAT, FORMAT_VERSION, SCOPED_FORMAT_VERSION, Commit, read_attributes, read_commits
 from embedcache.views import AVERAGE, CANONICAL, CENTER, GIVEN, MIDDLE, Scope, View
@@ -246,6 +246,8 @@ def _report(
     outside = plan.letters.outside(encoder.alphabet)
     left = source.unmatched
     progress.say(f"input    {source.name}: {plan.rows:,} records, {plan.total_letters:,} letters")
+    for remark in remarks_of(source):
+        progress.say(remark)
     if outside:
         most = sorted(outside.items(), key=lambda item: -item[1])[:6]
         fate = (
@@ -349,6 +351,7 @@ def _attributes(source: Source, encoding: Encoding, plan: Plan, layout: Layout, 
         **({} if encoding.scope.whole else {"scope": encoding.scope.to_dict()}),
         "keeps_sequences": not options.drop_sequence,
         "input": source.name,
+        **provenance_of(source),
         "letters_outside_alphabet": plan.letters.outside(encoder.alphabet),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,6 +49,16 @@ class Source(Protocol):
     def locate(self, rows: Sequence[int]) -> list[str]:
         """Say where each record (counted from 0 over all inputs) stands, as ``reads.fa.gz, line 12``."""
         ...
+
+
+def remarks_of(source: object) -> tuple[str, ...]:
+    """Return the lines that a source (or a part of it) wants to be printed, such as what it left out; most have none."""
+    return tuple(getattr(source, "remarks", ()))
+
+
+def provenance_of(source: object) -> Mapping[str, object]:
+    """Return what a source wants to be kept with the store, as JSON values: files beside the input, with digests."""
+    return dict(getattr(source, "provenance", {}))
 
 
 def metadata_name(name: str) -> str:

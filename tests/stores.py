@@ -13,6 +13,7 @@ from embedcache.encoders.encoder import Encoder
 from embedcache.extract import extract
 from embedcache.preflight import Options
 from embedcache.progress import Progress
+from embedcache.records import Source
 from embedcache.sources import open_source
 from embedcache.store import Store
 from embedcache.throughput import Throughput
@@ -61,6 +62,11 @@ def run_extract(
         options or Options(shard_rows=1024),
         Progress(quiet=True),
     )
+
+
+def run_extract_source(source: Source, model: str, output: Path, options: Options | None = None) -> Throughput:
+    """Extract records that are open already."""
+    return extract(source, load_encoder(model), output, options or Options(), Progress(quiet=True))
 
 
 def make_store(output: Path, *inputs: Path | str, model: str = "kmer:3", metadata: Path | None = None) -> Store:

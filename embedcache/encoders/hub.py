@@ -94,19 +94,8 @@ def fetch(
     cache alone is looked at. Raises ModelError, which names the way out.
     """
     repo, folder = "/".join(repo_id.split("/")[:2]), "/".join(repo_id.split("/")[2:])
-    cache = RepoCache(Path(constants.HF_HUB_CACHE).expanduser().resolve(), repo)
-    known = cache.known_commit(revision)
-    listing = cache.saved_listing(known) if known == revision else None
-    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "" if ask else "the hub is not asked"
-    if listing is None and not offline:
-        try:
-            listing = _ask_hub(repo, revision, tries=1 if cache.snapshot(known).is_dir() else len(WAITS) + 1)
-        except _UnreachableError as error:
-            offline = f"{constants.ENDPOINT} cannot be reached ({error})"
-    if listing is None:
-        listing = cache.saved_listing(known) or cache.found_listing(known)
-
-    fetched = _Fetch(cache, listing.commit, repo_id, offline)
+    listing, fetched = _look_up(repo, revision, repo_id, ask)
+    cache = fetched.cache
     files = listing.inside(folder)
     heavy = next((files[name] for name in WEIGHTS if name in files), None) if weights else None
     if CONFIG not in files or (weights and heavy is None):
@@ -125,11 +114,51 @@ def fetch(
     # Weights come last: a snapshot that has them has all the rest.
     small = [files[name] for name in sorted(files) if "/" not in name and _is_one_of(name, (CONFIG, *beside))]
     fetched.ensure([*small, *last], progress=progress)
-    if ask and offline and known != revision:
-        _log.warning("%s: %s; using its last known commit %s from the cache", repo_id, offline, known)
-    if not offline:
-        cache.record(revision, listing)
+    _note(revision, listing, fetched, ask)
     return ModelFiles(cache.snapshot(listing.commit) / folder, repo_id, listing.commit)
+
+
+def fetch_beside(
+    repo: str, revision: str, folder: str, patterns: Sequence[str], *, progress: bool = True, ask: bool = True
+) -> ModelFiles:
+    """Return files of a hub repository that are no model, such as dictionaries, downloading what the cache lacks.
+
+    Those in `folder` whose names fit one of the shell patterns are taken. The rest is as in `fetch`.
+    """
+    listing, fetched = _look_up(repo, revision, f"{repo}/{folder}", ask)
+    inside = listing.inside(folder)
+    wanted = [inside[name] for name in sorted(inside) if "/" not in name and _is_one_of(name, patterns)]
+    if not wanted and not listing.published:
+        fetched.refuse(list(patterns))
+    fetched.ensure(wanted, progress=progress)
+    _note(revision, listing, fetched, ask)
+    return ModelFiles(fetched.cache.snapshot(listing.commit) / folder, repo, listing.commit)
+
+
+def _look_up(repo: str, revision: str, repo_id: str, ask: bool) -> tuple[Listing, _Fetch]:
+    """Find out which files a revision has: from the cache for a commit, else from the hub, else what is known of it."""
+    cache = RepoCache(Path(constants.HF_HUB_CACHE).expanduser().resolve(), repo)
+    known = cache.known_commit(revision)
+    listing = cache.saved_listing(known) if known == revision else None
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "" if ask else "the hub is not asked"
+    if listing is None and not offline:
+        try:
+            listing = _ask_hub(repo, revision, tries=1 if cache.snapshot(known).is_dir() else len(WAITS) + 1)
+        except _UnreachableError as error:
+            offline = f"{constants.ENDPOINT} cannot be reached ({error})"
+    if listing is None:
+        listing = cache.saved_listing(known) or cache.found_listing(known)
+    return listing, _Fetch(cache, listing.commit, repo_id, offline)
+
+
+def _note(revision: str, listing: Listing, fetched: _Fetch, ask: bool) -> None:
+    """Remember the commit that a revision was found at, or warn that an earlier one was taken."""
+    if ask and fetched.offline and listing.commit != revision:
+        _log.warning(
+            "%s: %s; using its last known commit %s from the cache", fetched.repo_id, fetched.offline, listing.commit
+        )
+    if not fetched.offline:
+        fetched.cache.record(revision, listing)
 
 
 def _is_one_of(name: str, patterns: Sequence[str]) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from embedcache.errors import InputError
-from embedcache.sources.cells import READ_TODAY
+from embedcache.sources.cells import READ_TODAY, cell_format
 
 STDIN = "-"
 BOM = b"\xef\xbb\xbf"
@@ -32,7 +32,7 @@ OTHER_CONTAINERS = {
     b"PK\x03\x04": "zip, as of an Excel sheet or a .pt file (unpack it, or save it as CSV)",
     b"\x89HDF": "HDF5, as of .h5 (export its table as CSV or parquet)",
 }
-CELL_CONTAINERS = (".npz", ".npy", ".h5ad", ".loom")
+NO_INPUT = (".npy", ".loom")
 # FILE:name=value,name=value, where a name holds no separator, so that the colons of C:\reads.fa and chr1:5 are safe.
 ATTACHED = re.compile(r"(?P<path>.+?):(?P<columns>[^:=,/\\]+=[^,]*(?:,[^=,]+=[^,]*)*)", re.DOTALL)
 
@@ -51,6 +51,12 @@ class InputFile:
         """The extension below .gz, in lower case: ``.fa`` of reads.fa.gz."""
         suffixes = [suffix.lower() for suffix in Path(self.name).suffixes]
         return next((suffix for suffix in reversed(suffixes) if suffix not in GZIP_EXTENSIONS), "")
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, of a folder those of all files in it."""
+        files = self.path.rglob("*") if self.path.is_dir() else (self.path,)
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     def error(self, what: str, place: int | str | None = None) -> InputError:
         """Return the error that says `what` is wrong in this file, at a line counted from 1 or another place."""
@@ -109,8 +115,8 @@ def input_file(text: str, *, attach: bool = True) -> InputFile:
     Raises
     ------
     InputError
-        The file does not exist (close names in its folder are shown), is a folder but no store, cannot be opened, is
-        packed with anything but gzip, or a column is attached twice.
+        The file does not exist (close names in its folder are shown), is a folder but no store and without cells, cannot be
+        opened, is packed with anything but gzip, or a column is attached twice.
     """
     name, attached = _split_attached(text) if attach else (text, ())
     if name == STDIN:
@@ -119,6 +125,8 @@ def input_file(text: str, *, attach: bool = True) -> InputFile:
     if is_store(path):
         return InputFile(name, path, attached, gzipped=False)
     if path.is_dir():
+        if attach and cell_format(path) is not None:
+            return InputFile(name, path, attached, gzipped=False)
         raise InputError(f"{name} is a folder; give the files in it, for example {path / '*.fa'}")
     try:
         with path.open("rb") as stream:
@@ -133,8 +141,8 @@ def input_file(text: str, *, attach: bool = True) -> InputFile:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a Zarr group, as every store is; what kind, and whether it is whole, its reader says."""
-    return (path / "zarr.json").is_file()
+    """Whether a folder is a Zarr group, as every store is, and no AnnData; whether it is a whole store, its reader says."""
+    return (path / "zarr.json").is_file() and cell_format(path) is None
 
 
 def container(text: str) -> InputFile:
@@ -192,8 +200,12 @@ def _spooled(name: str, stream: BinaryIO, attached: tuple[tuple[str, str], ...])
 
 
 def _checked(file: InputFile, magic: bytes) -> InputFile:
-    if file.extension in CELL_CONTAINERS:
-        raise file.error(f"{file.extension} files are not read yet; {READ_TODAY}")
+    if file.extension in NO_INPUT:
+        raise file.error(f"{file.extension} files are not read; {READ_TODAY}")
+    if cell_format(file.path, file.name) is not None:
+        return file
+    if file.gzipped and file.extension in (".h5ad", ".h5", ".npz"):
+        raise file.error(f"{file.extension} inside gzip cannot be read in pieces; unpack it with gunzip")
     for start, container in OTHER_CONTAINERS.items():
         if magic.startswith(start):
             raise file.error(f"this is {container}; plain, gzip and bgzip files are read")

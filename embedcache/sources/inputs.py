@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
 from embedcache.errors import InputError
-from embedcache.records import ID, SEQUENCE, Unmatched, metadata_name
+from embedcache.records import ID, SEQUENCE, Unmatched, metadata_name, remarks_of
 from embedcache.sources.batches import Reader
+from embedcache.sources.cell_inputs import CellInputs, refuse_unused
+from embedcache.sources.cells import CELL_IDS, CellFormat, cell_format
 from embedcache.sources.delimited import NULLS
 from embedcache.sources.fasta import EXTENSIONS as FASTA_EXTENSIONS
 from embedcache.sources.fasta import Fasta
@@ -17,7 +19,7 @@ from embedcache.sources.fastq import Fastq
 from embedcache.sources.files import STDIN, InputFile, input_file, is_store
 from embedcache.sources.metadata import Join, Metadata
 from embedcache.sources.stores import StoredRecords
-from embedcache.sources.tables import Table, is_text, open_table
+from embedcache.sources.tables import ID_GUESSES, SEQUENCE_GUESSES, Table, is_text, open_table
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet", ".pq")
 
@@ -28,6 +30,7 @@ def open_source(
     metadata: str | None = None,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    cells: CellInputs | None = None,
 ) -> Records:
     """Open FASTA files, FASTQ files, tables and stores as one source of records.
 
@@ -40,6 +43,8 @@ def open_source(
         A table of more columns, joined by id. Its id column is `id_column` where it has that column, else guessed.
     id_column, sequence_column
         Columns of the input tables; None: guessed, see `embedcache.sources.tables.Table`.
+    cells
+        What the user chose about cells, and the encoder that ranks their genes.
 
     Raises
     ------
@@ -53,19 +58,48 @@ def open_source(
     if [*inputs, metadata].count(STDIN) > 1:
         raise InputError("standard input (-) can be read only once; save it to a file first")
     files = [input_file(text) for text in inputs]
-    tables = [not is_store(file.path) and is_table(file) for file in files]
+    cells = cells or CellInputs()
+    formats = [None if is_store(file.path) else _cell_format(file, sequence_column, cells) for file in files]
+    if not any(formats):
+        refuse_unused(cells.options)
+    tables = [
+        format is None and not is_store(file.path) and is_table(file)
+        for file, format in zip(files, formats, strict=True)
+    ]
     if not any(tables) and (sequence_column or (id_column and metadata is None)):
         option = "--sequence-column" if sequence_column else "--id-column"
         raise InputError(f"{option} names a column of a table, and the input has none; leave the option out")
+    row_by_row = metadata is not None and CellFormat.RANKED in formats
+    if row_by_row and len(files) > 1:
+        raise InputError("--metadata goes row by row with one .npz of ranked tokens; give one .npz at a time")
     readers: list[Reader] = [
-        Table(open_table(file), id_column, sequence_column) if table else _without_columns(file)
-        for file, table in zip(files, tables, strict=True)
+        cells.open(file, format, metadata, id_column)
+        if format
+        else Table(open_table(file), id_column, sequence_column)
+        if table
+        else _without_columns(file)
+        for file, format, table in zip(files, formats, tables, strict=True)
     ]
-    if metadata is None:
-        return Records(files, readers, None)
+    if metadata is None or row_by_row:
+        return Records(files, readers, None, cells.provenance)
     rows = open_table(input_file(metadata, attach=False))
     strict = not any(tables) or id_column in rows.names
-    return Records(files, readers, Metadata(Table(rows, id_column if strict else None, sequences=False)))
+    guesses = (*CELL_IDS, *ID_GUESSES) if any(formats) else ID_GUESSES
+    table = Table(rows, id_column if strict else None, sequences=False, id_guesses=guesses)
+    return Records(files, readers, Metadata(table), cells.provenance)
+
+
+def _cell_format(file: InputFile, sequence_column: str | None, cells: CellInputs) -> CellFormat | None:
+    """The format of cells: a text table holds counts if it has no column of sequences, and the encoder reads cells."""
+    if format := cell_format(file.path, file.name):
+        return format
+    if sequence_column is not None or not is_table(file):
+        return None
+    table = open_table(file)
+    named = not {name.lower() for name in table.names}.isdisjoint(SEQUENCE_GUESSES)
+    if not table.text or (named and cells.options.genes_in is None):
+        return None
+    return CellFormat.TABLE if cells.takes_tables() else None
 
 
 def is_table(file: InputFile) -> bool:
@@ -100,10 +134,20 @@ class Records:
     unmatched: Unmatched | None
     """What ``--metadata`` left over; None without it and before the first full pass."""
 
-    def __init__(self, files: Sequence[InputFile], readers: Sequence[Reader], metadata: Metadata | None) -> None:
+    provenance: Mapping[str, object]
+    """What a store keeps of how its records came about."""
+
+    def __init__(
+        self,
+        files: Sequence[InputFile],
+        readers: Sequence[Reader],
+        metadata: Metadata | None,
+        provenance: Mapping[str, object] | None = None,
+    ) -> None:
         self.name = ", ".join(file.name for file in files[:3]) + (f" and {len(files) - 3} more" if files[3:] else "")
-        self.size_bytes = sum(file.path.stat().st_size for file in files)
+        self.size_bytes = sum(file.size for file in files)
         self.unmatched = None
+        self.provenance = provenance or {}
         self._files = files
         self._readers = readers
         self._metadata = metadata
@@ -122,6 +166,11 @@ class Records:
         self.schema = pa.schema([(ID, pa.string()), (SEQUENCE, pa.large_string()), *self._own, *joined])
         text = {name for name, kinds in held.items() if any(text for _, text in kinds) and not _kept_text(kinds)}
         self.text_columns = frozenset(text | set(joined.names if metadata and metadata.text else ()))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the readers have to say of their files."""
+        return tuple(remark for reader in self._readers for remark in remarks_of(reader))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all records from the start, in batches of at most 16,384 records and about 64 MB of letters.

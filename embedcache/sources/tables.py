@@ -47,7 +47,8 @@ class Table:
     sequences are stripped.
 
     A cell is a list of token ids in parquet, or their text: the column holds cells where its first text is numbers.
-    Either becomes text with one blank between the numbers. Cells without ids are called ``file:row``, from row 1.
+    Either becomes text with one blank between the numbers. Cells without ids are called ``file:row``, from row 1, and so are
+    all records of a `numbered` table without ids.
 
     Raises
     ------
@@ -63,6 +64,8 @@ class Table:
         sequence_column: str | None = None,
         *,
         sequences: bool = True,
+        id_guesses: Sequence[str] = ID_GUESSES,
+        numbered: bool = False,
     ) -> None:
         self.table = table
         self.file = table.file
@@ -70,6 +73,7 @@ class Table:
         self.places = table.places
         self._sequence = self._found("sequence", sequence_column, SEQUENCE_GUESSES) if sequences else None
         self._cells = False
+        self._guesses, self._numbers_rows = id_guesses, numbered
         self._ids = self._id_columns(id_column)
         whole = {self._sequence, *(self._ids if len(self._ids) == 1 else ())}
         self._metadata = [at for at in range(len(table.names)) if at not in whole]
@@ -114,15 +118,15 @@ class Table:
         return pa.array([f"{stem}:{number}" for number in range(row + 1, row + rows + 1)])
 
     def _id_columns(self, given: str | None) -> list[int]:
-        """Return the columns that make the ids, none where cells have to be numbered."""
+        """Return the columns that make the ids, none where records have to be numbered."""
         lowered = self._lowered()
-        if given is None and not any(guess in lowered for guess in ID_GUESSES) and "chrom" in lowered:
+        if given is not None or any(guess in lowered for guess in self._guesses):
+            return [self._found("id", given, self._guesses)]
+        if "chrom" in lowered:
             position = next((lowered[guess] for guess in POSITION_GUESSES if guess in lowered), None)
             if position is not None:
                 return [lowered["chrom"], position, *([lowered["strand"]] if "strand" in lowered else [])]
-        if given is None and not any(guess in lowered for guess in ID_GUESSES) and self._are_cells():
-            return []
-        return [self._found("id", given, ID_GUESSES)]
+        return [] if self._numbers_rows or self._are_cells() else [self._found("id", None, self._guesses)]
 
     def _are_cells(self) -> bool:
         """Whether the column of sequences is one of cells by its type or name."""
