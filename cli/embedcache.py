@@ -46,23 +46,31 @@ def info(store: str) -> None:
     from embedcache.status import store_status
     from embedcache.store import open_store
     from embedcache.throughput import read_throughput
+    from embedcache.virtual import VirtualStore
 
     opened = open_store(store, partial=True)
     state = store_status(store)
-    encoder, layout = opened.attrs["encoder"], opened.layout
+    encoder = opened.attrs["encoder"]
     click.echo(f"{opened.path}")
     if not state.complete:
         doing = "being written" if state.running else "not finished: run the same extraction again"
         click.echo(f"  CAUTION     {doing}; {state.shards_done} of {state.shards} shards are there")
     click.echo(f"  rows        {len(opened):,} from {opened.attrs['input']}")
     if opened.per_token:
-        click.echo(f"  tokens      {layout.length:,}, none pooled: row i has tokens offsets[i] to offsets[i+1]")
-    each = "token" if opened.per_token else "row"
-    click.echo(f"  values      {opened.dim:,} {opened.dtype} a {each}, {size(layout.length * layout.row_bytes)} in "
-               f"{layout.shards} shards of {layout.shard_rows:,} rows")  # fmt: skip
+        click.echo(f"  tokens      {opened.length:,}, none pooled: row i has tokens offsets[i] to offsets[i+1]")
+    bytes_ = size(opened.length * opened.dim * opened.dtype.itemsize)
+    where = "in its parts" if isinstance(opened, VirtualStore) else f"in {state.shards} shards"
+    click.echo(
+        f"  values      {opened.dim:,} {opened.dtype} a {'token' if opened.per_token else 'row'}, {bytes_} {where}"
+    )
     if opened.compress:
         stored = sum(file.stat().st_size for file in (opened.path / "embeddings" / "c").rglob("0"))
-        click.echo(f"  compressed  {opened.compress}, {size(stored)} on disk: single rows read slowly")
+        on_disk = f", {size(stored)} on disk" if stored else ""
+        click.echo(f"  compressed  {opened.compress}{on_disk}: single rows read slowly")
+    for part in opened.parts if isinstance(opened, VirtualStore) else ():
+        click.echo(f"  part        {part.path}: {len(part):,} rows x {part.dim:,} of {part.attrs['encoder']['name']}")
+    if opened.attrs.get("asked"):
+        click.echo(f"  {state.kind:<11} {', '.join(f'{key} {value}' for key, value in opened.attrs['asked'].items())}")
     for block in opened.blocks:
         click.echo(f"  block       {block.name}: columns {block.start:,} to {block.stop:,}")
     origin = (
@@ -110,9 +118,8 @@ def status(store: str, as_json: bool) -> None:
         click.echo(json.dumps(state.to_dict()))
         return
     what = "complete" if state.complete else "being written" if state.running else "not finished"
-    click.echo(
-        f"{store}: {what}, {state.shards_done} of {state.shards} shards, {state.rows_done:,} of {state.rows:,} rows"
-    )
+    shards = f"{state.shards_done} of {state.shards} shards" if state.shards else f"{state.kind} from other stores"
+    click.echo(f"{store}: {what}, {shards}, {state.rows_done:,} of {state.rows:,} rows")
 
 
 @cli.command()

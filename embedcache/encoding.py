@@ -10,9 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters, normalise
-from embedcache.encoders.encoder import Encoder, fingerprint
+from embedcache.encoders.encoder import Encoder
 from embedcache.encoders.readout import Readout, ReadoutBlock
 from embedcache.errors import InputError
+from embedcache.fingerprint import fingerprint
 from embedcache.layout import CHUNK_ROWS, TOKEN_UNIT
 from embedcache.positions import first_without, read_positions
 from embedcache.records import ID, Source

@@ -17,7 +17,7 @@ one row a token its records begin and end anywhere in the files, and it shares t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,8 @@ class Layout:
             "index_location": "end",
         }
         return {
-            **_array(
-                [self.length, self.dim], self.dtype, [self.file_rows, self.dim], "NaN",
+            **array_metadata(
+                (self.length, self.dim), self.dtype, (self.file_rows, self.dim), "NaN",
                 [{"name": "sharding_indexed", "configuration": sharding}],
             ),
             "dimension_names": ["row" if self.offsets is None else "token", "dim"],
@@ -156,7 +156,7 @@ class Layout:
 
     def offsets_metadata(self) -> dict[str, Any]:
         """The ``zarr.json`` of the offsets."""
-        metadata = _array([self.rows + 1], "int64", [_OFFSETS_CHUNK], 0, [_BYTES])
+        metadata = array_metadata((self.rows + 1,), "int64", (_OFFSETS_CHUNK,), 0)
         return {**metadata, "dimension_names": ["offset"], "attributes": {}}
 
     def offsets_chunks(self) -> Iterator[NDArray[np.int64]]:
@@ -169,16 +169,19 @@ class Layout:
             yield chunk
 
 
-def _array(shape: list[int], dtype: str, chunks: list[int], fill: object, codecs: list[Any]) -> dict[str, Any]:
+def array_metadata(
+    shape: Sequence[int], dtype: str, chunks: Sequence[int], fill: object, codecs: Sequence[Any] = (_BYTES,)
+) -> dict[str, Any]:
+    """The ``zarr.json`` of an array, by default one whose chunks are plain bytes."""
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": shape,
+        "shape": list(shape),
         "data_type": dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": fill,
-        "codecs": codecs,
+        "codecs": list(codecs),
         "storage_transformers": [],
     }
 
@@ -194,6 +197,9 @@ class StorePaths:
         self.offsets = self.root / "offsets"
         self.offsets_metadata = self.offsets / "zarr.json"
         self.throughput = self.array / "throughput.json"
+        self.index = self.root / "index"
+        self.index_metadata = self.index / "zarr.json"
+        self.virtual_rows = self.index / "rows.parquet"
 
     def file(self, file: int) -> Path:
         """A file of the embeddings, under the default chunk key encoding; with one row a record, that of the shard."""
@@ -202,6 +208,10 @@ class StorePaths:
     def offsets_chunk(self, chunk: int) -> Path:
         """A chunk of the offsets."""
         return self.offsets / "c" / str(chunk)
+
+    def index_of(self, piece: int) -> Path:
+        """The index of a piece of a virtual store."""
+        return self.index / "c" / str(piece) / "0"
 
     def part(self, shard: int) -> Path:
         """The rows part of a shard."""
@@ -224,6 +234,10 @@ def read_layout(path: str | Path) -> Layout:
     """Read the layout from the arrays' own metadata; raises `StoreError` if it is missing or of an unknown shape."""
     paths = StorePaths(path)
     file = paths.array_metadata
+    if paths.index_metadata.exists() and not file.exists():
+        raise StoreError(
+            f"{path} is a virtual store and holds no values of its own, so it cannot be extracted into: name another one"
+        )
     try:
         metadata = json.loads(file.read_bytes())
         length, dim = map(int, metadata["shape"])

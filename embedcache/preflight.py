@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from embedcache import __version__
 from embedcache.alphabet import Letters, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store
-from embedcache.encoders.encoder import Encoder, fingerprint
+from embedcache.encoders.encoder import Encoder
 from embedcache.encoders.readout import ReadoutBlock
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError, StoreError
+from embedcache.fingerprint import fingerprint
 from embedcache.layout import CHUNK_ROWS, DEFAULT_SHARD_ROWS, Layout, read_layout
 from embedcache.memory import give_freed_pages_back
 from embedcache.passages import Passages

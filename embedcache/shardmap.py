@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from embedcache.errors import StoreError
+from embedcache.rowarray import RowArray
 
 INDEX_ENTRY = struct.Struct("<QQ")
 MISSING = 2**64 - 1
@@ -117,7 +118,7 @@ def _nan_shard(shard_bytes: int, dtype: np.dtype[np.generic]) -> int:
     return descriptor
 
 
-class ShardedRows:
+class ShardedRows(RowArray):
     """Rows over one memory map per shard: an array-like (N, D) for where one contiguous map cannot be had."""
 
     def __init__(
@@ -132,32 +133,8 @@ class ShardedRows:
             else:
                 self._shards.append(np.memmap(file, dtype, "r", shape=(rows, shape[1])))
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: object) -> NDArray[np.generic]:
-        if isinstance(key, slice):
-            start, stop, step = key.indices(len(self))
-            if step == 1:
-                return self._read(start, max(start, stop))
-            return self.take(np.arange(start, stop, step))
-        if isinstance(key, tuple):
-            rows, *rest = key
-            return self[rows][(slice(None), *rest) if not isinstance(rows, int | np.integer) else tuple(rest)]
-        indices = np.asarray(key)
-        if indices.dtype == bool:
-            indices = np.flatnonzero(indices)
-        if indices.ndim == 0:
-            one: NDArray[np.generic] = self.take(indices.reshape(1))[0]
-            return one
-        return self.take(indices)
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
-        return np.asarray(self._read(0, len(self)), dtype)
-
     def take(self, indices: NDArray[np.integer], out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
         """Gather rows by index, 0 <= index < N, into `out` (n, D) if it is given."""
-        indices = np.where(indices < 0, indices + len(self), indices)
         out = np.empty((len(indices), self.shape[1]), self.dtype) if out is None else out
         shard_of = indices // self._shard_rows
         for shard in np.unique(shard_of):
@@ -165,7 +142,8 @@ class ShardedRows:
             out[here] = self._shards[shard][indices[here] - shard * self._shard_rows]
         return out
 
-    def _read(self, start: int, stop: int) -> NDArray[np.generic]:
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Return rows [start, stop): a view where they lie in one shard."""
         first, last = start // self._shard_rows, max(start, stop - 1) // self._shard_rows
         if first == last or start >= stop:
             offset = first * self._shard_rows
@@ -177,7 +155,7 @@ class ShardedRows:
         return np.concatenate(pieces)
 
 
-class DecodedRows:
+class DecodedRows(RowArray):
     """Rows read through zarr-python: an array-like (N, D) for compressed shards and shards in another chunk order."""
 
     def __init__(self, array: Path) -> None:
@@ -191,17 +169,15 @@ class DecodedRows:
         self.shape: tuple[int, int] = self._array.shape
         self.dtype: np.dtype[np.generic] = self._array.dtype
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, key: Any) -> NDArray[np.generic]:
         try:
             return np.asarray(self._array[key] if isinstance(key, int | slice | tuple) else self._array.oindex[key])
         except (ValueError, RuntimeError) as error:  # of an index, of a compressed chunk
             raise StoreError(f"{self._path} is damaged ({error}); see `embedcache verify`") from None
 
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
-        return np.asarray(self[:], dtype)
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Return rows [start, stop), decoded."""
+        return self[start:stop]
 
     def take(self, indices: NDArray[np.integer], out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
         """Gather rows by index, 0 <= index < N, into `out` (n, D) if it is given; each shard is decoded once."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from embedcache.commit import is_being_written
 from embedcache.layout import read_layout
-from embedcache.store import is_committed, read_attributes, read_commits
+from embedcache.store import KIND, Store, is_committed, open_store, read_attributes, read_commits
 from embedcache.throughput import read_throughput
 
 
@@ -17,6 +17,8 @@ class Status:
     """Counts of a store's shards and rows, and whether a process is working on it."""
 
     store: str
+    kind: str
+    """``extracted``, or what a virtual store is: ``merged``, ``concatenated``, ``selected``."""
     encoder: str
     rows: int
     rows_done: int
@@ -34,8 +36,11 @@ class Status:
 
 
 def store_status(path: str | Path) -> Status:
-    """Read the status of a store; raises `StoreError` if there is none."""
-    attributes, layout, commits = read_attributes(path), read_layout(path), read_commits(path)
+    """Read the status of a store; raises `StoreError` if there is none, or a part of a virtual one is not what it was."""
+    attributes = read_attributes(path)
+    if KIND in attributes:
+        return _of_virtual(path, open_store(path))
+    layout, commits = read_layout(path), read_commits(path)
     done = [
         commits[shard]
         for shard in range(layout.shards)
@@ -43,6 +48,7 @@ def store_status(path: str | Path) -> Status:
     ]
     return Status(
         store=str(path),
+        kind="extracted",
         encoder=attributes["encoder"]["name"],
         rows=layout.rows,
         rows_done=sum(commit.rows for commit in done),
@@ -53,4 +59,22 @@ def store_status(path: str | Path) -> Status:
         quarantined=sum(len(commit.quarantined) for commit in done),
         tokens_done=sum(commit.encoded.get("tokens", 0) for commit in done),
         runs=read_throughput(path),
+    )
+
+
+def _of_virtual(path: str | Path, store: Store) -> Status:
+    """A virtual store that can be opened is complete; it has no shards of its own."""
+    return Status(
+        store=str(path),
+        kind=str(store.attrs[KIND]),
+        encoder=store.attrs["encoder"]["name"],
+        rows=len(store),
+        rows_done=len(store),
+        shards=0,
+        shards_done=0,
+        complete=True,
+        running=False,
+        quarantined=len(store.quarantined),
+        tokens_done=0,
+        runs=[],
     )

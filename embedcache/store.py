@@ -1,13 +1,14 @@
-"""The store as it is read: its attributes, its commit records, its rows table, and its embeddings mapped from the files.
+"""The store as it is read: its attributes, its commit records, and what every store offers, whatever it is made of.
 
-What lies where is said in `embedcache.layout`, how it is written in `embedcache.commit`. This module does not import
-torch.
+What lies where is said in `embedcache.layout`, how it is written in `embedcache.commit`. A `ShardedStore` has values of its
+own, a `VirtualStore` those of others. This module does not import torch.
 """
 
 from __future__ import annotations
 
 import json
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -16,18 +17,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache.errors import StoreError
 from embedcache.exchange.conversions import Conversions
-from embedcache.layout import Layout, StorePaths, read_layout
-from embedcache.shardmap import DecodedRows, ShardedRows, chunks_in_row_order, map_shards
+from embedcache.fingerprint import fingerprint
+from embedcache.layout import Layout, StorePaths
+from embedcache.records import SEQUENCE
+from embedcache.rowarray import Matrix
 
 FORMAT = "embedcache"
-FORMAT_VERSION, SCOPED_FORMAT_VERSION = 2, 3
+FORMAT_VERSION, SCOPED_FORMAT_VERSION, VIRTUAL_FORMAT_VERSION = 2, 3, 4
 """1 had one row a record, and blocks that did not say their layer and pooling; 3 is written for views and strands only, so
-that programs which know of none do not take the rows for those of whole sequences."""
+that programs which know of none do not take the rows for those of whole sequences; 4 for stores without values of their own.
+"""
+KIND = "kind"
+"""Attribute of a virtual store: ``merged``, ``concatenated`` or ``selected``."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Block:
     pooling: str | None = None
     view: str | None = None
     """Which letters of the records it looks at, such as ``both_100``; None: all."""
+    fingerprint: str | None = None
+    """Hash of all that decides the values of these columns alone: that of a store which has only this block."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,9 @@ def read_attributes(path: str | Path) -> dict[str, Any]:
         raise StoreError(
             f"{paths.root} is not an embedcache store: its zarr.json is missing, damaged or another program's"
         ) from None
-    if version > SCOPED_FORMAT_VERSION:
+    if version > VIRTUAL_FORMAT_VERSION:
         raise StoreError(
-            f"{paths.root} has store format {version}, this embedcache reads up to {SCOPED_FORMAT_VERSION}: "
+            f"{paths.root} has store format {version}, this embedcache reads up to {VIRTUAL_FORMAT_VERSION}: "
             "update it with `pip install -U embedcache`"
         )
     if version == 1:
@@ -98,7 +105,45 @@ def read_attributes(path: str | Path) -> dict[str, Any]:
         ]
         for block, (layer, pooling) in zip(attributes["blocks"], made, strict=False):
             block |= {"layer": layer, "pooling": pooling}
+    _complete_blocks(attributes)
     return attributes
+
+
+def _complete_blocks(attributes: dict[str, Any]) -> None:
+    """Give each block its fingerprint where the store does not say it."""
+    blocks, encoder = attributes["blocks"], attributes["encoder"].get("fingerprint")
+    if all(block.get("fingerprint") for block in blocks):
+        return
+    found = [fingerprint(attributes["fingerprint"], block["name"]) for block in blocks]
+    if len(blocks) == 1:
+        found = [attributes["fingerprint"]]
+    elif encoder and attributes.get("overlong") and all(block.get("pooling") for block in blocks):
+        exact = [_fingerprint_alone(attributes, block) for block in blocks]
+        found = exact if len({*exact}) == len(exact) else found
+    for block, value in zip(blocks, found, strict=True):
+        block["fingerprint"] = value
+
+
+def _fingerprint_alone(attributes: dict[str, Any], block: dict[str, Any]) -> str:
+    """The fingerprint that `embedcache.encoding.Encoding` gives to a store which has one block alone."""
+    counting = [int(attributes.get("one_based", False))] if block["pooling"].startswith("at:") else []
+    scope = {key: value for key, value in (attributes.get("scope") or {}).items() if key != "center"}
+    scope |= {"views": [block["view"]]} if block.get("view") else {}
+    of_block = [[block["layer"], block["pooling"]]]
+    encoder, overlong = attributes["encoder"]["fingerprint"], attributes["overlong"]
+    return fingerprint(encoder, of_block, overlong, *counting, *filter(None, [scope]))
+
+
+def blocks_of(attributes: dict[str, Any]) -> list[Block]:
+    """The column blocks that a store's attributes name."""
+    known = {field.name for field in fields(Block)}
+    return [Block(**{key: block[key] for key in known & block.keys()}) for block in attributes["blocks"]]
+
+
+def fingerprint_of_blocks(blocks: Sequence[Block]) -> str:
+    """The fingerprint of a store whose columns are some blocks of others."""
+    own = [block.fingerprint for block in blocks]
+    return str(own[0]) if len(own) == 1 else fingerprint("blocks", own)
 
 
 def read_commit(path: str | Path, shard: int) -> Commit | None:
@@ -127,7 +172,7 @@ def is_committed(layout: Layout, commit: Commit | None, shard: int, fingerprint:
 
 
 def open_store(path: str | Path, *, partial: bool = False) -> Store:
-    """Open a store for reading.
+    """Open a store for reading, one with values of its own or a virtual one.
 
     Parameters
     ----------
@@ -137,64 +182,48 @@ def open_store(path: str | Path, *, partial: bool = False) -> Store:
 
     Raises
     ------
-    StoreError : there is no store, it is damaged, or shards are missing and `partial` is False.
+    StoreError : there is no store, it is damaged, shards are missing and `partial` is False, or a part of a virtual store
+        is not what it was.
     """
-    return Store(path, partial=partial)
+    from embedcache.sharded import ShardedStore
+    from embedcache.virtualfiles import open_virtual
+
+    attributes = read_attributes(path)
+    return open_virtual(path, attributes) if KIND in attributes else ShardedStore(path, attributes, partial=partial)
 
 
-class Store(Conversions):
-    """A finished store, mapped into memory; opening it reads no embeddings.
+class Store(Conversions, ABC):
+    """A finished store; opening it reads no embeddings.
 
     ``len(store)`` is the number of records N, ``store.dim`` the number of columns D. ``store[i]`` is what is stored for
     record i of the input: its vector (D,), or, where nothing was pooled (`per_token`), one row a token (tokens, D).
     """
 
-    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
-        self.path = Path(path)
-        self.attrs = read_attributes(path)
-        self.layout = read_layout(path)
-        self._paths = StorePaths(path)
-        self._commits = {
-            shard: commit
-            for shard, commit in read_commits(path).items()
-            if shard < self.layout.shards and is_committed(self.layout, commit, shard, self.fingerprint)
-        }
-        missing = [shard for shard in range(self.layout.shards) if shard not in self._commits]
-        if missing and not partial:
-            done = self.layout.shards - len(missing)
-            raise StoreError(
-                f"{self.path} is not finished: {done} of {self.layout.shards} shards are there. Run the same extraction "
-                "again to finish it, or open it with open_store(path, partial=True)"
-            )
-        if self.attrs.get("metadata_pending") and not partial:
-            raise StoreError(
-                f"the metadata of {self.path} is being rewritten, or was when the run was stopped: run the same extraction "
-                "again to finish it, or open it with open_store(path, partial=True)"
-            )
-        self._missing = frozenset(missing)
+    path: Path
+    attrs: dict[str, Any]
 
-    def __len__(self) -> int:
-        return self.layout.rows
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     def __repr__(self) -> str:
         name = self.attrs["encoder"]["name"]
-        tokens = f" in {self.layout.length:,} tokens" if self.per_token else ""
+        tokens = f" in {self.length:,} tokens" if self.per_token else ""
         return f"<Store {self.path}: {len(self):,} rows{tokens} x {self.dim} {self.dtype} of {name}>"
 
     @property
+    @abstractmethod
     def dim(self) -> int:
         """Number of columns D."""
-        return self.layout.dim
 
     @property
+    @abstractmethod
     def dtype(self) -> np.dtype[np.generic]:
         """Type of the stored values, float16 or float32."""
-        return np.dtype(self.layout.dtype)
 
     @property
+    @abstractmethod
     def compress(self) -> str | None:
-        """What the embeddings are compressed with (``zstd``), None where they are plain and can be mapped."""
-        return self.layout.compress
+        """What embeddings are compressed with (``zstd``), None where all are plain and can be mapped."""
 
     @property
     def fingerprint(self) -> str:
@@ -202,10 +231,19 @@ class Store(Conversions):
         return str(self.attrs["fingerprint"])
 
     @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Hash of what is stored, values and columns: it changes when the store grows or is written anew."""
+
+    @property
+    def origin(self) -> str:
+        """Where the store lies, in full."""
+        return str(self.path.resolve())
+
+    @property
     def blocks(self) -> list[Block]:
         """The column blocks, one for each view, layer and pooling."""
-        known = {field.name for field in fields(Block)}
-        return [Block(**{key: block[key] for key in known & block.keys()}) for block in self.attrs["blocks"]]
+        return blocks_of(self.attrs)
 
     def block(self, name: str) -> slice:
         """The columns of a block, for ``store.take(rows)[:, store.block(name)]``; raises `StoreError` if there is none."""
@@ -215,31 +253,31 @@ class Store(Conversions):
         raise StoreError(f"{self.path} has no block '{name}'; it has: {', '.join(block.name for block in self.blocks)}")
 
     @property
+    @abstractmethod
     def per_token(self) -> bool:
         """Whether a record has one row for each of its tokens, not one vector."""
-        return self.layout.offsets is not None
 
     @property
+    @abstractmethod
     def offsets(self) -> NDArray[np.int64]:
         """Where the rows of each record begin in `embeddings`, (N+1,): record i has rows offsets[i] to offsets[i+1]."""
-        offsets = self.layout.offsets
-        return np.arange(len(self) + 1) if offsets is None else offsets
 
-    @cached_property
+    @property
+    def length(self) -> int:
+        """Rows of `embeddings`: N, or T tokens where nothing was pooled."""
+        return int(self.offsets[-1]) if self.per_token else len(self)
+
+    @property
+    @abstractmethod
     def quarantined(self) -> NDArray[np.int64]:
         """Rows that were set aside at extraction; their embeddings are NaN."""
-        rows = [row for _, commit in sorted(self._commits.items()) for row in commit.quarantined]
-        return np.asarray(rows, np.int64)
 
     # rows
 
-    @cached_property
+    @property
+    @abstractmethod
     def schema(self) -> pa.Schema:
         """Schema of the rows table, the sequence column included if the store keeps it."""
-        shard = next((s for s in range(self.layout.shards) if s not in self._missing), None)
-        if shard is None:
-            return pa.schema([])
-        return pq.read_schema(self._paths.part(shard)).remove_metadata()
 
     @property
     def column_names(self) -> list[str]:
@@ -251,21 +289,14 @@ class Store(Conversions):
         unknown = [name for name in columns if name not in self.schema.names]
         if unknown:
             raise StoreError(f"{self.path} has no column '{unknown[0]}'; it has: {', '.join(self.schema.names)}")
-        return pa.concat_tables(self._parts(columns)) if self.layout.rows else self.schema.empty_table()
+        return self._read_rows(columns)
 
-    def _parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        schema = pa.schema([self.schema.field(name) for name in columns])
-        for shard in range(self.layout.shards):
-            start, stop = self.layout.bounds(shard)
-            if shard in self._missing:
-                yield pa.table([pa.nulls(stop - start, f.type) for f in schema], schema=schema)
-                continue
-            try:
-                yield pq.read_table(self._paths.part(shard), columns=list(columns)).cast(schema)
-            except (OSError, pa.ArrowInvalid) as error:
-                raise StoreError(
-                    f"{self._paths.part(shard)} cannot be read ({error}); see `embedcache verify`"
-                ) from None
+    def _read_rows(self, columns: Sequence[str]) -> pa.Table:
+        return pa.concat_tables(self.read_parts(columns)) if len(self) else self.schema.empty_table().select(columns)
+
+    @abstractmethod
+    def read_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Read columns that are there, some thousand rows at a time, in row order."""
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Read one column of the rows table (N values); raises `StoreError` if there is none of that name."""
@@ -274,48 +305,30 @@ class Store(Conversions):
     @cached_property
     def rows(self) -> pa.Table:
         """The rows table without the sequences: row, id, digests, length, n_tokens and the metadata columns."""
-        return self.read_rows([name for name in self.schema.names if name != "sequence"])
+        return self.read_rows([name for name in self.schema.names if name != SEQUENCE])
 
     @cached_property
     def ids(self) -> NDArray[np.str_]:
         """The ids, N strings (numpy ``StringDType``)."""
         return np.array(self.column("id").to_pylist(), dtype=np.dtypes.StringDType())
 
+    @abstractmethod
+    def sequences(self, rows: NDArray[np.int64]) -> Iterator[pa.Array]:
+        """Yield the sequences of some rows, in their order, as arrays of large_string; rows that rise are read fastest.
+
+        Those of one shard are in memory at a time. Raises `StoreError` where the store keeps none.
+        """
+
     # embeddings
 
-    @cached_property
-    def embeddings(self) -> NDArray[np.generic] | ShardedRows | DecodedRows:
-        """All rows as one read-only array-like, mapped from the files: nothing is read before it is used.
+    @property
+    @abstractmethod
+    def embeddings(self) -> Matrix:
+        """All rows as one read-only array-like: nothing is read before it is used.
 
         (N, D), or (T, D) where nothing was pooled; there, tokens of a shard that is not finished may be anything, which
-        ``store[i]`` reads as NaN. Shards that are compressed, or hold their chunks in another order, are read through
-        zarr-python instead.
+        ``store[i]`` reads as NaN.
         """
-        layout = self.layout
-        files: list[Path | None] = []
-        for number, committed in enumerate(self._committed_rows().tolist()):
-            file = self._paths.file(number)
-            if not committed:
-                files.append(None)
-                continue
-            if not file.exists():
-                raise StoreError(f"{file} is missing although it was committed; see `embedcache verify {self.path}`")
-            low, high = layout.file_bounds(number)
-            held = 0 if layout.compress else chunks_in_row_order(file, layout.chunk_bytes, layout.file_chunks)
-            if held < layout.chunks(high - low):
-                return DecodedRows(self._paths.array)
-            files.append(file)
-        return map_shards(files, layout.file_rows, (layout.length, layout.dim), self.dtype)
-
-    def _committed_rows(self) -> NDArray[np.int64]:
-        """How far each file holds rows of shards that are there."""
-        rows = np.zeros(self.layout.files, np.int64)
-        for shard in range(self.layout.shards):
-            if shard not in self._missing:
-                first, last = self.layout.span(shard)
-                for file, _, stop in self.layout.pieces(first, last - first):
-                    rows[file] = max(rows[file], stop)
-        return rows
 
     def __getitem__(self, record: int) -> NDArray[np.generic]:
         """What is stored for a record, read-only: its vector (D,), or one row a token (tokens, D) where nothing was pooled.
@@ -328,13 +341,10 @@ class Store(Conversions):
         if not -len(self) <= index < len(self):
             raise IndexError(f"there is no record {index}: the store has {len(self):,}")
         index %= len(self)
-        offsets = self.layout.offsets
-        if offsets is None:
-            return self.embeddings[index]
-        first, stop = int(offsets[index]), int(offsets[index + 1])
-        if index // self.layout.shard_rows in self._missing:
-            return np.full((stop - first, self.dim), np.nan, self.dtype)
-        return self.embeddings[first:stop]
+        return self._tokens_of(index) if self.per_token else self.embeddings[index]
+
+    def _tokens_of(self, index: int) -> NDArray[np.generic]:
+        return self.embeddings[int(self.offsets[index]) : int(self.offsets[index + 1])]
 
     def __iter__(self) -> Iterator[NDArray[np.generic]]:
         """What is stored for each record, in order."""
@@ -369,12 +379,18 @@ class Store(Conversions):
         # Indices are checked above; mode="clip" spares the second, buffered copy that mode="raise" makes into `out`.
         return np.take(embeddings, wanted, axis=0, out=out, mode="clip")
 
-    def read(self, start: int, stop: int) -> NDArray[np.generic]:
-        """Return rows [start, stop) as a read-only view of the files (a copy only where no single map can be had)."""
+    def read(self, start: int, stop: int, out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
+        """Return rows [start, stop): as a read-only view of the files where that can be had, or in `out` if it is given."""
         self._refuse_tokens()
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"rows [{start}, {stop}) are outside the store, which has {len(self):,} rows")
-        return self.embeddings[start:stop]
+        embeddings = self.embeddings
+        if out is None:
+            return embeddings[start:stop]
+        if isinstance(embeddings, np.ndarray):
+            out[...] = embeddings[start:stop]
+            return out
+        return embeddings.take(np.arange(start, stop), out)
 
     def _refuse_tokens(self) -> None:
         if self.per_token:

@@ -16,23 +16,29 @@ from embedcache.encoders import load_encoder
 from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoding import Encoding
 from embedcache.errors import ModelError, StoreError
-from embedcache.layout import CHUNK_ROWS, Layout, StorePaths
+from embedcache.layout import CHUNK_ROWS, Layout, StorePaths, read_layout
 from embedcache.passages import Passages, encode_rows, encode_tokens
 from embedcache.records import SEQUENCE
 from embedcache.shardfile import bytes_of, chunks_held, payload
 from embedcache.store import Commit, Store, is_committed, open_store, read_commits
 from embedcache.views import Scope
+from embedcache.virtual import VirtualStore
+from embedcache.virtualfiles import check_virtual
 
 
 def check_files(path: str | Path) -> list[str]:
     """Hold every committed shard against its record: sizes, crc32c, row count, finite values.
+
+    Of a virtual store its own files, and all its parts.
 
     Returns
     -------
     One sentence for each thing that is wrong; empty if all is well.
     """
     store = open_store(path, partial=True)
-    paths, layout, commits = StorePaths(path), store.layout, read_commits(path)
+    if isinstance(store, VirtualStore):
+        return check_virtual(store) + [problem for part in store.parts for problem in check_files(part.path)]
+    paths, layout, commits = StorePaths(path), read_layout(path), read_commits(path)
     there = [s for s in range(layout.shards) if is_committed(layout, commits.get(s), s, store.fingerprint)]
     missing = sorted(set(range(layout.shards)) - set(there))
     problems = []
@@ -134,6 +140,11 @@ def recompute_rows(
     StoreError : the store keeps no sequences, or the encoder at hand is not the one it was made with.
     """
     store = open_store(path)
+    if isinstance(store, VirtualStore):
+        raise StoreError(
+            f"{path} holds no values of its own: encode those of its parts again, "
+            + ", ".join(f"`embedcache verify {part.path} --recompute {rows}`" for part in store.parts)
+        )
     if not store.attrs["keeps_sequences"]:
         raise StoreError(f"{path} keeps no sequences (--drop-sequence), so its rows cannot be encoded again")
     recorded = store.attrs["encoder"]

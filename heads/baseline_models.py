@@ -30,7 +30,6 @@ from heads.json_values import mapping, numbers, text, whole
 from heads.logistic import LogisticModel
 from heads.naive_bayes import NaiveBayes
 from heads.ridge import RidgeModel
-from heads.sequences import stored_sequences
 from heads.target import Codes, Doubles
 from heads.task import names_of, read_strata
 
@@ -151,7 +150,7 @@ class Composition:
     def blocks(self, store: Store, rows: Rows) -> Iterator[npt.NDArray[np.float32]]:
         """The features of rows of a store, which must rise, block by block."""
         size = max(1, BLOCK_VALUES // self.dim)
-        for sequences in stored_sequences(store, rows):
+        for sequences in store.sequences(rows):
             for start in range(0, len(sequences), size):
                 yield self.features(sequences.slice(start, size))
 
@@ -203,7 +202,7 @@ class OfGenes:
 
     def outputs(self, store: Store, rows: Rows) -> Doubles:
         _check_sequences(store)
-        return self.model(list(stored_sequences(store, rows)))
+        return self.model(list(store.sequences(rows)))
 
     def save(self, folder: Path) -> Settings:
         return self.model.save(folder)

@@ -40,7 +40,6 @@ from heads.fitting import Problem, Progress, say_nothing
 from heads.logistic import LogisticModel
 from heads.naive_bayes import BYTES_PER_TOKEN, naive_bayes
 from heads.ridge import RidgeModel
-from heads.sequences import stored_sequences
 from heads.splits import TRAIN, VAL
 from heads.target import Codes, Doubles, Examples, Target
 
@@ -246,7 +245,7 @@ def _on_letters(fitting: _Fitting) -> Baseline:
     """
     alphabet = _alphabet(fitting.store)
     rows = fitting.task.rows
-    lengths = np.concatenate([Letters.of(part).lengths for part in stored_sequences(fitting.store, rows)])
+    lengths = np.concatenate([Letters.of(part).lengths for part in fitting.store.sequences(rows)])
     shortest, longest = int(lengths.min()), int(lengths.max())
     if shortest < longest:
         raise Unfit(
@@ -255,7 +254,7 @@ def _on_letters(fitting: _Fitting) -> Baseline:
         )
     train = np.zeros(len(rows), np.bool_)
     train[fitting.task.part(TRAIN)] = True
-    letters = (normalise(Letters.of(part), alphabet) for part in stored_sequences(fitting.store, rows))
+    letters = (normalise(Letters.of(part), alphabet) for part in fitting.store.sequences(rows))
     places = varying_places(letters, train, longest)
     if not len(places):
         raise Unfit("no baseline on one-hot letters: all training sequences are the same")
@@ -271,7 +270,7 @@ def _on_cells(fitting: _Fitting) -> Baseline:
     task = fitting.task
     if task.target.kind == "regression":
         raise Unfit("no baseline of naive Bayes: it learns classes, not a measured quantity")
-    cells = list(stored_sequences(fitting.store, task.rows))
+    cells = list(fitting.store.sequences(task.rows))
     tokens = sum(part.nbytes for part in cells) / 5  # most ids have four digits, and a blank after them
     if BYTES_PER_TOKEN * tokens > fitting.memory_bytes:
         raise Unfit(

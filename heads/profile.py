@@ -27,7 +27,6 @@ from heads.features import Rows, RowSource, raw_blocks
 from heads.head import load_tensors, save_tensors
 from heads.json_values import mapping, text, whole
 from heads.moments import standardise
-from heads.sequences import stored_sequences
 from heads.target import Doubles
 
 FILE = "profile.safetensors"
@@ -75,7 +74,7 @@ def facts_of(store: Store, rows: Rows) -> RowFacts:
     """Return what a store says of some of its rows, which must rise; of cells the length is counted in tokens."""
     alphabet, columns = str(store.attrs["encoder"].get("alphabet")), store.column_names
     if "sequence" in columns:
-        return RowFacts.joined([facts_of_sequences(part, alphabet) for part in stored_sequences(store, rows)])
+        return RowFacts.joined([facts_of_sequences(part, alphabet) for part in store.sequences(rows)])
     length = "n_tokens" if alphabet == CELL else "length"
     if length not in columns:
         return RowFacts(None, None)

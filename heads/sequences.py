@@ -12,34 +12,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embedcache.alphabet import LetterCounts, Letters
 from embedcache.encoders import load_encoder
 from embedcache.encoders.encoder import Budget
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError, InputError, ModelError
-from embedcache.layout import StorePaths
 from embedcache.passages import Passages, encode_rows
 from embedcache.plan import slices
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.store import Store
 from embedcache.views import Scope
-from heads.features import ArrayRows, Rows
+from heads.features import ArrayRows
 
 WINDOW_ROWS = 4096
 """Records that are encoded together: enough to sort them by length, and 20 MB of features at 1,280 values."""
-
-
-def stored_sequences(store: Store, rows: Rows) -> Iterator[pa.Array]:
-    """Yield the sequences of some rows of a store, which must rise, in their order; one shard's are in memory at a time."""
-    layout, paths = store.layout, StorePaths(store.path)
-    for shard in range(layout.shards):
-        start, stop = layout.bounds(shard)
-        first, last = np.searchsorted(rows, (start, stop))
-        if first < last:
-            column = pq.read_table(paths.part(shard), columns=[SEQUENCE]).column(0)
-            yield column.take(pa.array(rows[first:last] - start)).cast(pa.large_string()).combine_chunks()
 
 
 def encoder_record(store: Store) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -419,9 +417,3 @@ def _out_of_memory(error: BaseException) -> bool:
         or isinstance(error, torch.OutOfMemoryError)
         or ("can't allocate memory" in str(error) or "out of memory" in str(error))
     )
-
-
-def fingerprint(*parts: Any) -> str:
-    """sha256 over the canonical JSON of `parts`, as 32 hex digits."""
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedcache.encoders.checkpoint import Checkpoint
-from embedcache.encoders.encoder import Origin, fingerprint
+from embedcache.encoders.encoder import Origin
 from embedcache.encoders.families import recognise
 from embedcache.encoders.foreigntokenizer import TOKENIZER_FILES, ForeignTokenizer
 from embedcache.encoders.hub import fetch
@@ -33,6 +33,7 @@ from embedcache.encoders.registry import BY_REPO, find
 from embedcache.encoders.tokenizers.published import read_tokenizer
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.errors import ModelError
+from embedcache.fingerprint import fingerprint
 
 PREFIX = "hf:"
 _WITH_CODE = ("config.json", "tokenizer_config.json", "processor_config.json")

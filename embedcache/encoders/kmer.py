@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from embedcache.alphabet import DNA, PROTEIN, Letters
-from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, fingerprint
+from embedcache.encoders.encoder import NUMERICS, Encoder, Origin
 from embedcache.encoders.readout import Readout
 from embedcache.errors import InputError, ModelError
+from embedcache.fingerprint import fingerprint
 from embedcache.pooling import check_pooling
 from embedcache.tokens import Tokens
 

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedcache.alphabet import Letters
-from embedcache.encoders.encoder import NUMERICS, Encoder, Origin, fingerprint
+from embedcache.encoders.encoder import NUMERICS, Encoder, Origin
 from embedcache.encoders.families import FrozenTrunk
 from embedcache.encoders.packed import PackedBatch
 from embedcache.encoders.readout import Readout
 from embedcache.encoders.tokenizers import Tokenizer
 from embedcache.encoders.transfer import from_device, to_device
 from embedcache.errors import InputError
+from embedcache.fingerprint import fingerprint
 from embedcache.packing import pack
 from embedcache.pooling import NONE, parts_of, pool
 from embedcache.tokens import Tokens

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embedcache.errors import InputError
-from embedcache.layout import StorePaths
 from embedcache.records import ID, RESERVED, SEQUENCE
 from embedcache.sources.batches import sliced
 from embedcache.sources.files import InputFile
@@ -21,7 +19,7 @@ class StoredRecords:
     Raises
     ------
     InputError
-        The store keeps no sequences; while reading, a part of it is damaged.
+        The store keeps no sequences.
     StoreError
         It is not finished, or damaged.
     """
@@ -35,23 +33,16 @@ class StoredRecords:
             raise InputError(
                 f"{file.name} keeps no sequences, so they cannot be encoded again: give the files that it was made from"
             )
-        self._layout, self._paths = store.layout, StorePaths(store.path)
+        self._store = store
         self.schema = pa.schema([field for field in store.schema if field.name not in RESERVED])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read from the start: id, sequence and the metadata columns, in row order."""
         schema = pa.schema([(ID, pa.string()), (SEQUENCE, pa.large_string()), *self.schema])
-        for shard in range(self._layout.shards):
-            part = self._paths.part(shard)
-            try:
-                table = pq.read_table(part, columns=schema.names).select(schema.names).cast(schema).combine_chunks()
-            except (OSError, pa.ArrowException) as error:
-                raise InputError(
-                    f"{part} cannot be read ({error}); see `embedcache verify {self.file.name}`"
-                ) from error
-            for batch in table.to_batches():
+        for table in self._store.read_parts(schema.names):
+            for batch in table.cast(schema).combine_chunks().to_batches():
                 yield from sliced(batch)
 
     def places(self) -> Iterator[str]:
         """Say for record after record its row, counted from 0 as in the store."""
-        return (f"row {row}" for row in range(self._layout.rows))
+        return (f"row {row}" for row in range(len(self._store)))

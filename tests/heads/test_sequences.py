@@ -11,7 +11,7 @@ from embedcache.encoding import Encoding
 from embedcache.errors import HeadError, InputError
 from embedcache.preflight import Options
 from embedcache.sources import open_source
-from heads.sequences import RawFeatures, encoder_record, stored_sequences
+from heads.sequences import RawFeatures, encoder_record
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, write_fasta
 
@@ -115,6 +115,6 @@ def test_stored_sequences_come_in_the_order_of_their_rows(tmp_path):
     reads = random_reads(2500, shortest=10, longest=20)
     store = extracted(tmp_path, write_fasta(tmp_path / "many.fa", reads))
     rows = np.array([0, 3, 1023, 1024, 2047, 2400, 2499])
-    found = pa.concat_arrays(list(stored_sequences(store, rows))).to_pylist()
+    found = pa.concat_arrays(list(store.sequences(rows))).to_pylist()
     assert found == [reads[row] for row in rows]
     assert load_encoder("kmer:3").hidden == store.dim
