@@ -11,6 +11,7 @@ from cli.errors import run
 from cli.export import export
 from cli.extract import estimate, extract
 from cli.import_ import import_
+from cli.views import merge
 
 if TYPE_CHECKING:
     from embedcache.store import Store
@@ -36,6 +37,7 @@ cli.add_command(extract)
 cli.add_command(estimate)
 cli.add_command(import_)
 cli.add_command(export)
+cli.add_command(merge)
 
 
 @cli.command()

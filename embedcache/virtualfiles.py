@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -44,23 +44,26 @@ PARTS = "parts"
 
 
 @contextmanager
-def new_store(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a folder beside `path` that becomes it when the block ends well, and goes when it does not.
+def new_store(path: Path, made_of: Sequence[Store], *, overwrite: bool) -> Iterator[Path]:
+    """Yield a path near `path` for a store to be made at, which is renamed when the block ends well.
 
-    Raises `StoreError` where something is there and `overwrite` is not given, or it is no store.
+    What lies beside it then, or after an error, is removed. Raises `StoreError` where something is at `path` and `overwrite`
+    is not given, or it is no store, or one of the stores it is made of.
     """
     root = path.resolve()
     creating = root.with_name(f"{root.name}.creating-{os.getpid()}")
     if root.exists() and not overwrite:
         raise StoreError(f"{path} is there already: give another --output, or --overwrite to replace it")
+    if any(root in (store.path.resolve(), *store.path.resolve().parents) for store in made_of):
+        raise StoreError(f"{path} cannot replace a store that it is made of: give another --output")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         sweep_leftovers(root)
         creating.mkdir()
-        yield creating
+        yield creating / root.name
         if root.exists():
             remove_store(root)
-        creating.rename(root)
+        (creating / root.name).rename(root)
         fsync_folder(root.parent)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error} ({error.filename})") from None
@@ -69,7 +72,7 @@ def new_store(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def write_virtual(store: VirtualStore, folder: Path, path: Path) -> None:
-    """Write a virtual store into an empty `folder` that will be renamed to `path`; see the module."""
+    """Write a virtual store into a `folder` that will be renamed to `path`; see the module."""
     paths = StorePaths(folder)
     indices = [piece.index for piece in store.pieces if piece.index is not None]
     number = iter(range(len(indices)))
@@ -98,7 +101,7 @@ def _parquet(table: pa.Table) -> pa.Buffer:
 
 def _record(part: Store, folder: Path, root: Path) -> dict[str, Any]:
     """What finds a part again, and tells whether it is the same."""
-    place = part.path.resolve()
+    place, folder = part.path.resolve(), folder.resolve()
     inside = place.is_relative_to(folder)
     return {
         "path": str(place.relative_to(folder)) if inside else os.path.relpath(place, root),
