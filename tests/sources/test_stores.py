@@ -85,7 +85,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     first = make_store(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", random_reads(2500))).path
     source = open_source([str(first)])
     StorePaths(first).part(1).write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"00000001\.parquet cannot be read .* see `embedcache verify"):
+    with pytest.raises(StoreError, match=r"00000001\.parquet cannot be read .* see `embedcache verify"):
         list(source.batches())
 
 
