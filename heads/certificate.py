@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ import torch
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
-from heads.features import MEMORY_BYTES, Rows, RowSource
+from heads.features import MEMORY_BYTES, Rows, RowSource, Standardisation
 from heads.labels import MISSING
-from heads.leakage import Pairs, nearest
+from heads.leakage import Pairs, closest, nearest
 from heads.moments import standardise
+from heads.overlap import NearDuplicate, Nearest, Overlap, PartContents
 from heads.splits import NAMES, TEST, TRAIN, VAL
 from heads.target import Codes, Target
 
@@ -37,6 +38,11 @@ MOST_NAMED = 5
 """Near-duplicates that are named, the nearest first."""
 DECIMALS = 6
 """Of the cosines and moments, so that a certificate does not hang on the last bits of a machine."""
+FEW_DECIMALS = 4
+"""Of the cosines that every certificate has, which must not differ between machines either."""
+PRODUCTS = 2e11
+"""Multiplications spent on how near the training rows are: some seconds on two cores. Of more, evenly spaced rows are looked
+at."""
 DIGEST_BYTES = 16
 COMPARED = ((VAL, TRAIN), (TEST, TRAIN), (TEST, VAL))
 
@@ -70,48 +76,6 @@ def read_sequences(store: Store, rows: Rows) -> Sequences:
 
 def _digest_of_id(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES, person=b"id").digest()
-
-
-@dataclass(frozen=True)
-class PartContents:
-    """How many rows a part has, and of what."""
-
-    part: str
-    rows: int
-    counts: tuple[int, ...] = ()
-    """Rows of each class, or positive rows of each label."""
-    mean: float | None = None
-    """Of a measured quantity, and its `deviation` (ddof 0)."""
-    deviation: float | None = None
-
-
-@dataclass(frozen=True)
-class NearDuplicate:
-    """A row of the store, the training row nearest to it, and their cosine."""
-
-    row: int
-    train_row: int
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What of a part is in another part as well; a row counts once, as identical, reversed or near, the first that it is."""
-
-    part: str
-    other: str
-    identical: int
-    """Rows whose very sequence is there."""
-    reversed: int
-    """Rows whose reverse complement is there."""
-    near: int | None
-    """Rows with a near-duplicate there; None where that was not looked for."""
-    nearest: tuple[NearDuplicate, ...]
-    """The nearest of the near-duplicates."""
-    groups: int
-    """Groups that lie in both parts."""
-    group_rows: int
-    """Rows of the part in these groups."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +120,16 @@ class Certificate:
             yield f"{overlap.groups:,} groups lie in {other} and {overlap.part}, with {overlap.group_rows:,} {some}"
 
     @property
+    def nearness(self) -> tuple[str, ...]:
+        """How near the training rows are to each part, each a sentence without a full stop."""
+        rows = {contents.part: contents.rows for contents in self.parts}
+        return tuple(
+            overlap.closest.line(overlap.part, rows[overlap.part])
+            for overlap in self.overlaps
+            if overlap.closest is not None
+        )
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Parts with one class only, each as a sentence without a full stop."""
         found = []
@@ -198,6 +172,7 @@ class Certificate:
         lines = [f"split certificate {self.hash}: {sought}"]
         lines += [f"  {contents.part:<6}{contents.rows:>10,} rows  {self._held(contents)}" for contents in self.parts]
         lines += [f"  LEAK: {leak}" for leak in self.leaks] or ["  none found"]
+        lines += [f"  {line}" for line in self.nearness]
         return lines + [f"  WARNING: {warning}" for warning in self.warnings]
 
     def _held(self, contents: PartContents) -> str:
@@ -241,6 +216,7 @@ def certify(
     train = np.flatnonzero(parts == TRAIN)
     found = {(part, other): _repeats(sequences, parts == part, parts == other) for part, other in COMPARED}
     near: Pairs | None = None
+    scale = None if source is None or not len(train) else standardise(source, rows[train])
     if source is not None:
         repeated = found[VAL, TRAIN][0] | found[VAL, TRAIN][1] | found[TEST, TRAIN][0] | found[TEST, TRAIN][1]
         asked = np.flatnonzero(((parts == VAL) | (parts == TEST)) & ~repeated)
@@ -249,7 +225,7 @@ def certify(
             rows[asked],
             rows[train],
             threshold,
-            standardisation=standardise(source, rows[train]),
+            standardisation=scale,
             device=device,
             memory_bytes=memory_bytes,
         )
@@ -257,6 +233,11 @@ def certify(
     for (part, other), (identical, reverse) in found.items():
         shared, group_rows = _shared_groups(groups, parts, part, other)
         mine = None if near is None or other != TRAIN else _take(near, np.isin(near.query, rows[parts == part]))
+        known = None
+        if source is not None and other == TRAIN:
+            known = _nearest(source, rows[parts == part], rows[train], scale, device)
+            if known is not None and mine is not None and len(mine):
+                known = replace(known, highest=max(known.highest, round(float(mine.cosine.max()), FEW_DECIMALS)))
         overlaps.append(
             Overlap(
                 NAMES[part],
@@ -265,6 +246,7 @@ def certify(
                 int(reverse.sum()),
                 None if mine is None else len(mine),
                 () if mine is None else _named(mine),
+                known,
                 shared,
                 group_rows,
             )
@@ -283,6 +265,19 @@ def certify(
 
 
 Flags = npt.NDArray[np.bool_]
+
+
+def _nearest(
+    source: RowSource, rows: Rows, train: Rows, scale: Standardisation | None, device: torch.device | str
+) -> Nearest | None:
+    """How near the training rows are to evenly spaced rows of a part; None where there are none."""
+    if not len(rows) or not len(train):
+        return None
+    most = max(1, int(PRODUCTS / (len(train) * source.dim)))
+    looked = rows[:: -(-len(rows) // most)]
+    cosines = closest(source, looked, train, standardisation=scale, device=device)
+    highest, percentile = float(cosines.max()), float(np.quantile(cosines, 0.99))
+    return Nearest(len(looked), round(highest, FEW_DECIMALS), round(percentile, FEW_DECIMALS))
 
 
 def _repeats(sequences: Sequences, part: Flags, other: Flags) -> tuple[Flags, Flags]:

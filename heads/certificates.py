@@ -13,6 +13,7 @@ from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads.certificate import Certificate, certify, read_sequences
 from heads.folds import Folds
+from heads.splits import NAMES, TEST
 from heads.task import Task
 
 
@@ -40,7 +41,22 @@ class Certificates:
         what = next(iter(self.by_fold.values())).lines()[0].partition(": ")[2]
         folds = f", {len(self.by_fold)} folds" if len(self.by_fold) > 1 else ""
         found = [f"  LEAK: {leak}" for leak in self.leaks] or ["  none found"]
-        return [f"split certificate {self.hash}{folds}: {what}", *found]
+        return [f"split certificate {self.hash}{folds}: {what}", *found, *(f"  {line}" for line in self._nearness())]
+
+    def _nearness(self) -> tuple[str, ...]:
+        """How near the training rows are, of many folds those of the fold with the nearest."""
+        if len(self.by_fold) == 1:
+            return next(iter(self.by_fold.values())).nearness
+        near = [
+            (overlap.closest.highest, name, overlap.part)
+            for name, found in self.by_fold.items()
+            for overlap in found.overlaps
+            if overlap.closest is not None and overlap.part == NAMES[TEST]
+        ]
+        if not near:
+            return ()
+        highest, name, part = max(near)
+        return (f"nearest training row of a {part} row: cosine {highest:.4f} at most, in {name}",)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON has it."""

@@ -111,6 +111,33 @@ def nearest(
     return Pairs(queries[found], against[other_n[found]], cosine_n[found])
 
 
+def closest(
+    source: RowSource,
+    queries: Rows,
+    against: Rows,
+    *,
+    standardisation: Standardisation | None = None,
+    device: torch.device | str = "cpu",
+) -> npt.NDArray[np.float32]:
+    """Return the cosine of each query and the row nearest to it (n,), whatever it is; all pairs are multiplied out.
+
+    Rows as in `nearest`; a row of zeros has the cosine 0. -1 where there are no other rows.
+
+    Raises HeadError where a feature is not finite.
+    """
+    asked = _UnitRows(source, queries, standardisation, torch.device(device))
+    held = _UnitRows(source, against, standardisation, torch.device(device))
+    found_n = np.full(len(queries), -1, np.float32)
+    for start in range(0, len(queries), BLOCK):
+        query = np.arange(start, min(start + BLOCK, len(queries)))
+        unit_nD = asked.read(query)
+        for first in range(0, len(against), BLOCK):
+            other = np.arange(first, min(first + BLOCK, len(against)))
+            nearest_n = (unit_nD @ held.read(other).T).amax(1).clamp_(max=1).cpu().numpy()
+            found_n[query] = np.maximum(found_n[query], nearest_n)
+    return found_n
+
+
 def _joined(found: Sequence[Pairs]) -> Pairs:
     """All pairs one after another."""
     empty = np.empty(0, np.int64)
