@@ -1,7 +1,7 @@
 """A saved head for programs without embedcache: one ONNX file, or a folder that scikit-learn alone can load.
 
-Both give the outputs that `heads predict` writes, after prior correction and calibration; thresholds by stratum and
-conformal sets stay with the head.
+Both give the outputs that `heads predict` writes, after prior correction and calibration; thresholds by stratum are in the
+metadata (`about`) and not applied, and conformal sets stay with the head.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from heads.features import Standardisation
 from heads.head import Head
 from heads.logistic import LogisticModel
 from heads.mlp_model import MLPModel
+from heads.neighbours import KNNModel
 from heads.prototype import PrototypeModel
 from heads.quantile import QuantileModel
 from heads.ridge import RidgeModel
@@ -78,7 +79,7 @@ def to_sklearn(saved: SavedHead) -> Pipeline:
 
 def about(saved: SavedHead) -> dict[str, Any]:
     """What a program must know that runs an exported head, as JSON has it."""
-    card, threshold = saved.card, saved.decisions.threshold
+    card, threshold, cuts = saved.card, saved.decisions.threshold, saved.decisions.thresholds
     return {
         "kind": card.kind,
         "target": card.target,
@@ -86,6 +87,8 @@ def about(saved: SavedHead) -> dict[str, Any]:
         "label": list(card.label),
         "quantiles": list(saved.head.quantiles),
         "thresholds": list(threshold) if isinstance(threshold, tuple) else [] if threshold is None else [threshold],
+        "strata": card.strata,
+        "thresholds_by_stratum": {} if cuts is None else {name: list(one) for name, one in cuts.strata.items()},
         "fingerprint": card.fingerprint,
         "encoder": dict(card.encoder),
     }
@@ -93,6 +96,12 @@ def about(saved: SavedHead) -> dict[str, Any]:
 
 def _steps(saved: SavedHead) -> Sequence[Step]:
     return () if saved.steps is None else saved.steps.steps
+
+
+def refuse_existing(output: Path) -> None:
+    """Raise HeadError where a file, or a folder that holds something, would be overwritten."""
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise HeadError(f"--output {output} is there already: name another one, or give --overwrite")
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -143,6 +152,9 @@ def _twin(saved: SavedHead) -> tuple[dict[str, Any], Arrays]:
         elif isinstance(step, Project):
             arrays |= {f"steps.{place}.centre": _plain(step.centre), f"steps.{place}.axes": _plain(step.axes)}
     values = {**about(saved), "steps": [step.name for step in steps]}
+    if isinstance(head, KNNModel):
+        more, found = _neighbours(head, decisions)
+        return {**values, **more, "head": "neighbours"}, arrays | found
     if isinstance(head, EnsembleModel):
         if saved.card.target == "multilabel" or decisions.prior is not None or decisions.calibrator is not None:
             raise _no_twin("an ensemble of labels, or one that is calibrated")
@@ -152,6 +164,28 @@ def _twin(saved: SavedHead) -> tuple[dict[str, Any], Arrays]:
         return {**values, "head": "ensemble", "members": [layers.kind for layers in members]}, arrays
     layers = _with_decisions(_layers(head), decisions)
     return {**values, "head": layers.kind}, arrays | layers.arrays("head")
+
+
+def _neighbours(head: KNNModel, decisions: Decisions) -> tuple[dict[str, Any], Arrays]:
+    """Settings and rows of neighbours that scikit-learn's own estimators poll alike."""
+    why = ""
+    if head.index != "exact":
+        why = f"neighbours found by an approximate index ({head.index})"
+    elif head.quantiles:
+        why = "quantiles of neighbours"
+    elif len(np.unique(head.votes.numpy())) > 1:
+        why = "neighbours whose votes are weighted by class or by row: scikit-learn's know their distances only, so one"
+    elif decisions.prior is not None or decisions.calibrator is not None:
+        why = "neighbours with a calibration or a prior correction"
+    if why:
+        raise _no_twin(why, "`heads predict` gives the scores; train with --index exact and without weights for a twin")
+    values_NM = _plain(head.values)
+    if head.target in ("binary", "multiclass"):
+        if not values_NM.any(0).all():
+            raise _no_twin("neighbours of which none is of one of the classes", "`heads predict` gives the scores")
+        values_NM = values_NM.argmax(1)[:, None]
+    settings = {"k": head.k, "metric": head.metric, "temperature": head.temperature}
+    return settings, {"head.rows": head.rows.numpy(), "head.values": values_NM}
 
 
 def _layers(head: Head) -> _Layers:
@@ -177,8 +211,7 @@ def _layers(head: Head) -> _Layers:
     raise _no_twin(what)
 
 
-def _no_twin(what: str) -> HeadError:
-    way_out = "it predicts by `heads predict` alone" if what.startswith("a knn") else "take --to onnx"
+def _no_twin(what: str, way_out: str = "take --to onnx") -> HeadError:
     return HeadError(f"--to sklearn: there is no twin of {what} here; {way_out}")
 
 

@@ -165,6 +165,11 @@ class Graph:
             return self.perceptron(head, values)
         if isinstance(head, BoostingModel):
             return self.trees(head, values)
+        if head.kind == "knn":
+            raise HeadError(
+                "--to onnx: a knn head has no form in ONNX: its neighbours are ordered in more than the float32 of a graph; "
+                "take --to sklearn, whose neighbours are the same"
+            )
         raise HeadError(
             f"--to onnx: a {head.kind} head has no form in ONNX; lr, ridge, quantile, mlp, lightgbm and prototype have, and "
             "ensembles of them"

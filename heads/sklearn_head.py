@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, LabelBinarizer, LabelEncoder, Normalizer, StandardScaler
@@ -86,6 +88,8 @@ def _scaler(at: str, arrays: Arrays) -> StandardScaler:
 def _head(kind: str, values: Mapping[str, Any], at: str, arrays: Arrays) -> Any:
     if kind == "ensemble":
         return _ensemble(values, at, arrays)
+    if kind == "neighbours":
+        return _neighbours(values, at, arrays)
     estimator = {"linear": _ridge, "logistic": _logistic, "perceptron": _perceptron}[kind](values, at, arrays)
     return Pipeline([("standardise", _scaler(at, arrays)), (kind, estimator)])
 
@@ -100,14 +104,11 @@ def _logistic(values: Mapping[str, Any], at: str, arrays: Arrays) -> LogisticReg
     weights_MD, intercepts_M = arrays[f"{at}.weight0"].T, arrays[f"{at}.bias0"]
     if values["target"] != "multilabel":
         return _regression(weights_MD, intercepts_M, np.array(values["names"]))
-    several = OneVsRestClassifier(LogisticRegression())
-    several.estimators_ = [
+    estimators = [
         _regression(weights_1D[None], intercept_1[None], np.arange(2))
         for weights_1D, intercept_1 in zip(weights_MD, intercepts_M, strict=True)
     ]
-    several.label_binarizer_ = LabelBinarizer().fit(np.eye(len(weights_MD), dtype=int))
-    several.n_features_in_ = weights_MD.shape[1]
-    return several
+    return _one_by_one(estimators, weights_MD.shape[1])
 
 
 def _regression(weights_MD: Any, intercepts_M: Any, classes: Any) -> LogisticRegression:
@@ -132,6 +133,40 @@ def _perceptron(values: Mapping[str, Any], at: str, arrays: Arrays) -> MLPClassi
         binarizer.classes_ = mlp.classes_ = classes
         mlp._label_binarizer = binarizer
     return mlp
+
+
+def _neighbours(
+    values: Mapping[str, Any], at: str, arrays: Arrays
+) -> KNeighborsClassifier | KNeighborsRegressor | OneVsRestClassifier:
+    rows_ND, values_NM = arrays[f"{at}.rows"].astype(np.float64), arrays[f"{at}.values"]
+    votes: Any = "uniform"
+    if values["temperature"] is not None:
+        votes = partial(_nearness, temperature=values["temperature"], relative=values["metric"] == "euclidean")
+    settings = {"weights": votes, "algorithm": "brute", "metric": values["metric"]}
+    if values["target"] == "regression":
+        return KNeighborsRegressor(values["k"], **settings).fit(rows_ND, values_NM[:, 0])
+    several = [
+        KNeighborsClassifier(values["k"], **settings).fit(rows_ND, codes_N) for codes_N in values_NM.astype(np.int64).T
+    ]
+    if values["target"] == "multilabel":
+        return _one_by_one(several, rows_ND.shape[1])
+    several[0].classes_ = np.array(values["names"])
+    return several[0]
+
+
+def _nearness(distances_nk: Any, temperature: float, relative: bool) -> Any:
+    """What each neighbour counts, the nearest 1: by its cosine, or by its distance relative to that of the last."""
+    if relative:
+        distances_nk = distances_nk / np.maximum(distances_nk[:, -1:], 1e-30)
+    return np.exp((distances_nk[:, :1] - distances_nk) / temperature)
+
+
+def _one_by_one(estimators: list[Any], features: int) -> OneVsRestClassifier:
+    several = OneVsRestClassifier(estimators[0])
+    several.estimators_ = estimators
+    several.label_binarizer_ = LabelBinarizer().fit(np.eye(len(estimators), dtype=int))
+    several.n_features_in_ = features
+    return several
 
 
 def _ensemble(values: Mapping[str, Any], at: str, arrays: Arrays) -> VotingClassifier | VotingRegressor:

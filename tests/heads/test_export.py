@@ -12,7 +12,7 @@ import torch
 from sklearn.pipeline import Pipeline
 
 from embedcache.errors import HeadError
-from heads import boosting, logistic, mlp, prototype, quantile, ridge
+from heads import boosting, logistic, mlp, neighbours, prototype, quantile, ridge
 from heads.boosting import BoostingOptions
 from heads.calibration import Calibrator, Curve, Line
 from heads.decisions import DecisionOptions, Decisions, fit_decisions
@@ -21,9 +21,10 @@ from heads.export import export_onnx, export_sklearn, to_sklearn
 from heads.features import ArrayRows
 from heads.fitting import Problem
 from heads.mlp_options import MLPOptions
+from heads.neighbours import KNNOptions
 from heads.prior import PriorShift
 from heads.saved import HeadCard, SavedHead
-from heads.sklearn_head import layout
+from heads.sklearn_head import layout, load
 from heads.steps import SteppedRows, StepsOptions, fit_steps
 from heads.target import Examples, Target
 from heads.thresholds import Thresholds
@@ -266,6 +267,41 @@ def test_float16_features_are_taken_as_they_are(features):
     expect_equal(to_sklearn(saved).predict_proba(features), outputs)
 
 
+@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        KNNOptions(k=(7,)),
+        KNNOptions(k=(7,), metric="euclidean", vote="similarity"),
+        KNNOptions(k=(20,), vote="similarity"),
+    ],
+    ids=["count", "euclidean similarity", "cosine similarity"],
+)
+def test_neighbours_are_scikit_learns_own_fitted_on_the_stored_rows(tmp_path, features, target, options, monkeypatch):
+    monkeypatch.setitem(OPTIONS, "knn", (neighbours.fit, options))
+    for steps in (None, "standardise,pca:7"):
+        saved, outputs = saved_head("knn", target, features, steps)
+        decided = saved.decisions.apply(outputs)
+        export_sklearn(saved, tmp_path / "twin")
+        model = load(tmp_path / "twin")
+        expect_equal(sklearn_outputs(model, features, target), decided.outputs)
+        if target in ("binary", "multiclass"):
+            assert (model.predict(features) == np.array(saved.card.names)[decided.predictions]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (KNNOptions(k=(7,), class_weight="balanced"), "weighted by class or by row"),
+        (KNNOptions(k=(7,), index="hnsw"), "found by an approximate index"),
+    ],
+)
+def test_neighbours_that_scikit_learn_would_poll_otherwise_are_refused(features, options, why, monkeypatch):
+    monkeypatch.setitem(OPTIONS, "knn", (neighbours.fit, options))
+    with pytest.raises(HeadError, match=f"no twin of neighbours .*{why}.*`heads predict` gives the scores"):
+        to_sklearn(saved_head("knn", "binary", features)[0])
+
+
 def test_heads_without_a_form_are_refused_in_one_sentence(tmp_path, features):
     trees, _ = saved_head("lightgbm", "binary", features)
     with pytest.raises(HeadError, match=r"model.txt .* --to onnx makes one file"):
@@ -274,14 +310,17 @@ def test_heads_without_a_form_are_refused_in_one_sentence(tmp_path, features):
     with pytest.raises(HeadError, match="no twin of several quantiles"):
         export_sklearn(quantiles, tmp_path / "twin")
     odd = as_saved(
-        SimpleNamespace(kind="knn", dim=3, outputs=2, quantiles=()),
+        SimpleNamespace(kind="odd", dim=3, outputs=2, quantiles=()),
         target_of("binary", features),
         Decisions("binary", 2),
     )
-    with pytest.raises(HeadError, match="a knn head has no form in ONNX"):
+    with pytest.raises(HeadError, match="an? odd head has no form in ONNX"):
         export_onnx(odd, tmp_path / "head.onnx")
-    with pytest.raises(HeadError, match="no twin of a knn head here"):
+    with pytest.raises(HeadError, match="no twin of a odd head here"):
         to_sklearn(odd)
+    odd.head.kind = "knn"
+    with pytest.raises(HeadError, match="a knn head has no form in ONNX: its neighbours .* --to sklearn"):
+        export_onnx(odd, tmp_path / "head.onnx")
     zeros, _ = saved_head("lightgbm", "binary", features)
     fit, _ = OPTIONS["lightgbm"]
     target, rows = target_of("binary", features), np.arange(N)
