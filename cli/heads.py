@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -464,8 +465,8 @@ def export(run_directory: Path, form: str, output: Path | None, overwrite: bool)
     decisions = opened.first.decisions
     if decisions.thresholds is not None and decisions.thresholds.strata:
         click.echo(
-            f"  the head has a threshold for each stratum of '{opened.card.strata}': the file applies none of them and cuts at "
-            "that of all rows; they are in its metadata, and `heads predict` applies them"
+            f"  the head has a threshold for each stratum of '{opened.card.strata}': the file applies none of them and cuts "
+            "at that of all rows; they are in its metadata, and `heads predict` applies them"
         )
     if form == "onnx":
         export_onnx(opened.first, output)
@@ -490,7 +491,10 @@ def export(run_directory: Path, form: str, output: Path | None, overwrite: bool)
     "--zip", "zipped", is_flag=True, help="Take first values together, then second ones, instead of all combinations."
 )
 @click.option(
-    "--select", type=click.Choice(METRICS), metavar="METRIC", help="Metric on validation rows that chooses.  [auprc]"
+    "--select",
+    type=click.Choice(METRICS),
+    metavar="METRIC",
+    help="Metric on validation rows that chooses.  [default: as for train]",
 )
 @click.option("--output", type=FOLDER, required=True, metavar="DIR", help="Folder of the sweep.")
 @click.pass_context
@@ -506,25 +510,30 @@ def sweep(
     """Train many heads with every combination of some options, and put them side by side.
 
     All other options are those of `heads train`. Run again, a sweep goes on where it stopped: finished runs stay, failed
-    ones are tried again.
+    ones are tried again, and runs of other points stay in the table. Ends with exit code 1 where a run failed.
     """
-    from embedcache.errors import Interrupted
+    from embedcache.errors import HeadError, Interrupted
     from heads.head import read_json
-    from heads.run_sweep import Sweep, summary
     from heads.run_sweep import sweep as run_sweep
+    from heads.sweep_plan import Sweep
+    from heads.sweep_tables import summary
 
     if (plan is None) == (not vary):
         raise click.UsageError("say what varies: --vary OPTION=V,V or --plan FILE")
     points = Sweep.parse(vary, "zip" if zipped else "product") if plan is None else Sweep.read(plan)
     shared = [*context.args, *(["--select", select] if select else [])]
-    _parameters(features, shared, {name: values[0] for name, values in points.values.items()})
+    for point in points.points:
+        _parameters(features, shared, dict(point))
 
     def train_one(point: Mapping[str, str], outdir: Path) -> Mapping[str, object]:
         given = _parameters(features, shared, point)
         given.pop("features"), given.pop("output"), given.pop("overwrite")
         if given["split_seed"] is None and "seed" in points.values:
             given["split_seed"] = 0  # other rows would make the runs of one point another experiment each
-        _train(features, outdir, False, given, lambda line: None)
+        try:
+            _train(features, outdir, False, given, lambda line: None)
+        except click.UsageError as error:  # an option that means nothing to one of the heads
+            raise HeadError(error.message) from None
         return read_json(outdir / "metrics.json")
 
     try:
@@ -532,7 +541,7 @@ def sweep(
             points,
             output,
             train_one,
-            metric=select or "auprc",
+            metric=select,
             fixed={"features": str(features), "options": shared},
             say=click.echo,
         )
@@ -542,7 +551,19 @@ def sweep(
             f"stopped by Ctrl-C: {done} of {len(points.points)} runs are finished and stay; run the same command to go on"
         ) from None
     click.echo("\n" + summary(swept))
-    click.echo(f"tables: {output / 'sweep.csv'}, {output / 'sweep.md'}")
+    tables = sorted(file for file in output.iterdir() if file.suffix in (".csv", ".md"))
+    click.echo(f"\ntables: {', '.join(map(str, tables))}")
+    if swept.best is not None:
+        best = swept.best.runs[0].folder
+        click.echo(f"next: heads evaluate {best} --features {features} (its report: {best / 'report.html'})")
+    if swept.failed:
+        first = swept.failed[0]
+        words = [word for name, value in first.point.items() for word in (f"--{name}", value)]
+        command = ["heads", "train", "--features", str(features), *shared, *words, "--output", str(first.folder)]
+        click.echo(
+            f"{len(swept.failed)} of {len(points.points)} runs failed; to see why: {shlex.join(command)}", err=True
+        )
+        context.exit(1)
 
 
 def _parameters(features: Path, shared: Sequence[str], point: Mapping[str, str]) -> dict[str, Any]:

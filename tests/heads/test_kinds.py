@@ -345,6 +345,31 @@ def test_seeds_of_a_sweep_are_judged_on_the_same_rows(rich, tmp_path):
     assert (first["split"] == second["split"]).all()
 
 
+def test_a_sweep_says_what_failed_and_ends_with_1(rich, tmp_path):
+    words = ("sweep", "--features", rich, "--c", "1", "--bootstrap", "0", "--vary", "head=lr,mlp", "--output", "s")
+    result = run(tmp_path, *words)
+    assert result.exit_code == 1
+    assert "FAILED: --c is an option of --head lr, not of mlp" in result.output
+    assert "1 of 2 runs failed; to see why: heads train --features" in result.output
+    assert "--head mlp --output s/head=mlp" in result.output
+    assert "next: heads evaluate s/head=lr --features" in result.output
+    again = run(tmp_path, *words[:-4], "--vary", "head=lr", "--output", "s")
+    assert again.exit_code == 0
+    assert "earlier" in again.output
+
+
+def test_a_value_that_cannot_be_read_stops_a_sweep_before_its_first_run(rich, tmp_path):
+    result = run(tmp_path, "sweep", "--features", rich, "--vary", "c=1,x", "--output", "s")
+    assert (result.exit_code, (tmp_path / "s").exists()) == (2, False)
+
+
+def test_a_sweep_of_quantities_chooses_by_their_own_metric(rich, tmp_path):
+    words = ("sweep", "--features", rich, "--label", "amount", "--head", "ridge", "--vary", "alpha=1,100")
+    said = run(tmp_path, *words, "--bootstrap", "0", "--output", "s").stdout
+    assert "alpha 1: val r2 0." in said
+    assert "val r2" in (tmp_path / "s" / "sweep.md").read_text()
+
+
 @pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_where_it_stopped(rich, tmp_path):
     words = ["sweep", "--features", str(rich), "--vary", "c=0.01,0.1,1", "--vary", "seed=0,1", "--bootstrap", "0"]

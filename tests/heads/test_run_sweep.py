@@ -6,7 +6,9 @@ import json
 import pytest
 
 from embedcache.errors import HeadError
-from heads.run_sweep import METRICS, SUMMARY, TABLE, Sweep, sweep
+from heads.run_sweep import METRICS, sweep
+from heads.sweep_plan import Sweep
+from heads.sweep_tables import SUMMARY, TABLE
 
 PLAN = Sweep.parse(["head=lr,mlp", "seed=0,1,2"])
 
@@ -181,3 +183,70 @@ def test_values_that_make_no_folder_name_still_have_folders_of_their_own(tmp_pat
     assert len(set(names)) == 5
     assert all(len(name) < 120 and "/" not in name for name in names)
     assert all(run.folder.parent == tmp_path / "s" for run in swept.runs)
+
+
+def test_a_narrowed_sweep_keeps_the_lines_of_the_earlier_one(tmp_path):
+    sweep(PLAN, tmp_path / "s", Trainer(fails=["mlp"], values={"lr": 0.4}), metric="auprc")
+    swept = sweep(Sweep.parse(["head=knn", "seed=0"]), tmp_path / "s", Trainer(values={"knn": 0.3}), metric="auprc")
+    found = lines(tmp_path / "s")
+    assert [(line["head"], line["earlier"]) for line in found] == [("knn", "")] + [("lr", "earlier")] * 3 + [
+        ("mlp", "earlier")
+    ] * 3
+    assert found[-1]["failure"] == "a class is missing from train"
+    assert (swept.best.point, swept.failed) == ({"head": "lr"}, ())
+    summary = (tmp_path / "s" / SUMMARY).read_text()
+    assert "| **best** earlier | lr | 3 |" in summary
+    assert "Points marked as earlier" in summary
+    sweep(PLAN, tmp_path / "s", Trainer(), metric="auprc")
+    assert {line["head"]: line["earlier"] for line in lines(tmp_path / "s")} == {"lr": "", "mlp": "", "knn": "earlier"}
+
+
+def test_an_interrupted_narrower_sweep_forgets_nothing(tmp_path):
+    sweep(PLAN, tmp_path / "s", Trainer(), metric="auprc")
+    with pytest.raises(KeyboardInterrupt):
+        sweep(Sweep.parse(["head=knn,svm", "seed=0"]), tmp_path / "s", Trainer(dies_at=1), metric="auprc")
+    found = lines(tmp_path / "s")
+    assert [line["head"] for line in found] == ["knn"] + ["lr"] * 3 + ["mlp"] * 3
+    assert len(sweep(Sweep.parse(["head=svm", "seed=0"]), tmp_path / "s", Trainer(), metric="auprc").runs) == 8
+
+
+def test_a_damaged_note_of_a_sweep_is_refused(tmp_path):
+    sweep(PLAN, tmp_path / "s", Trainer(), metric="auprc")
+    (tmp_path / "s" / "sweep.json").write_text('{"fixed": {}, "runs": {"a": 3}}')
+    with pytest.raises(HeadError, match="is damaged"):
+        sweep(PLAN, tmp_path / "s", Trainer(), metric="auprc")
+
+
+class Contexts:
+    """Makes the runs of a context matrix: more letters are better, on both sides most of all."""
+
+    def __call__(self, point, outdir):
+        mode, size = point["blocks"].split("_")
+        val = {"both": 0.3, "upstream": 0.2, "downstream": 0.1}[mode] + int(size) / 10_000
+        outdir.mkdir()
+        return {"val": {"auprc": val, "auroc": 0.6}, "test": {"auprc": val - 0.05, "auroc": 0.5}}
+
+
+def test_options_of_words_and_numbers_are_summed_up_by_both(tmp_path):
+    sizes, modes = ("50", "100", "200", "300", "400"), ("upstream", "downstream", "both")
+    plan = Sweep({"blocks": tuple(f"{mode}_{size}" for mode in modes for size in sizes)})
+    sweep(plan, tmp_path / "s", Contexts(), metric="auprc")
+    with (tmp_path / "s" / "sweep_blocks.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [line["group"] for line in found] == [*modes, *sizes]
+    assert [int(line["points"]) for line in found] == [5] * 3 + [3] * 5
+    both, hundred = found[2], found[4]
+    assert (both["best"], float(both["best_test_auprc"])) == ("blocks both_400", pytest.approx(0.29))
+    assert float(both["mean_val_auprc"]) == pytest.approx(0.321)
+    assert float(hundred["mean_test_auprc"]) == pytest.approx(0.16)
+    assert float(hundred["mean_test_auroc"]) == pytest.approx(0.5)
+    summary = (tmp_path / "s" / SUMMARY).read_text()
+    assert "By the parts of `blocks`:" in summary
+    assert "| both | 5 | both_400 | 0.3400 | 0.2900 | 0.3210 | 0.2710 |" in summary
+
+
+def test_other_options_are_not_summed_up(tmp_path):
+    for values in (("a_1", "b"), ("a_1",), ("1_2", "3_4"), ("lr", "mlp")):
+        plan = Sweep({"head": values, "seed": ("0",)})
+        sweep(plan, tmp_path / "-".join(values), Trainer(), metric="auprc")
+        assert not list((tmp_path / "-".join(values)).glob("sweep_*.csv"))
