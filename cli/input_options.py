@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from cli.cell_options import CELL_OPTIONS
+from cli.transform_options import TRANSFORM_OPTIONS
 from embedcache.input_options import InputOptions
 
 Command = Callable[..., None]
@@ -68,6 +69,7 @@ _OPTIONS = (
         help="Leave records out that cannot be used, and say how many; otherwise the first one ends the run.",
     ),
     *CELL_OPTIONS,
+    *TRANSFORM_OPTIONS,
 )
 
 

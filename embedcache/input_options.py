@@ -44,6 +44,26 @@ class InputOptions:
     """Of contexts that reach over an end: ``pad``, ``drop`` or ``shorten``."""
     reverse_complement: str | None = None
     """``add`` a record for the other strand of each, or encode both and take the ``average``, or the ``canonical`` one."""
+    duplicate_ids: str = "error"
+    """``error``, or ``suffix``: the second ``x`` is called ``x.2``."""
+    windows: str | None = None
+    """``LENGTH:STEP`` or ``random:LENGTHSxCOUNT``, see `embedcache.transforms.windows`."""
+    short: str | None = None
+    """Records shorter than a window: ``keep`` them whole (None too), or ``drop`` them."""
+    min_window: int | None = None
+    """Letters of the last window of a record; None: half a window."""
+    about: int | None = None
+    """How many random windows there should be in all."""
+    window_seed: int = 0
+    translate: str | None = None
+    """``six-frame``, ``longest-orf`` or ``frame:N``, see `embedcache.transforms.translation`."""
+    genetic_code: int = 1
+    stops: str | None = None
+    """``split``, ``keep`` or ``cut``."""
+    orf: str | None = None
+    """``start`` or ``stop``."""
+    min_length: int | None = None
+    """Amino acids of a protein."""
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -31,6 +31,7 @@ from embedcache.progress import Progress, duration, size
 from embedcache.records import ID, SEQUENCE, Source, provenance_of, remarks_of
 from embedcache.resume import Todo, check_same_encoding, compare
 from embedcache.store import FORMAT, FORMAT_VERSION, SCOPED_FORMAT_VERSION, Commit, read_attributes, read_commits
+from embedcache.transforms.remade import Remade
 from embedcache.views import AVERAGE, CANONICAL, CENTER, GIVEN, MIDDLE, Scope, View
 
 OVERLONG = ("window", "truncate", "skip", "error")
@@ -94,6 +95,7 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     StoreError : the store at `output` was made otherwise, or the disk is too small.
     """
     encoding = encoding_of(encoder, options, source.columns)
+    _check_places(source, encoding)
     there = output.exists() and not options.restart
     if there:
         check_same_encoding(output, encoding, options.dtype, not options.drop_sequence, options.compress)
@@ -165,6 +167,15 @@ def _overlong(encoder: Encoder, options: Options) -> str:
     if policy == "window" and encoder.overlong == "error":
         raise InputError(f"windows of {encoder.name} cannot be averaged: take --overlong truncate, skip or error")
     return policy
+
+
+def _check_places(source: Source, encoding: Encoding) -> None:
+    """Raise `InputError` if places of the input's records are looked at, and these are cut, turned or translated."""
+    if isinstance(source, Remade) and encoding.columns:
+        raise InputError(
+            f"the column {encoding.columns[0]!r} holds places in the input's records, and {source.option} makes others of "
+            "them: leave out --pool at:COLUMN and --center, or the option"
+        )
 
 
 def _check_shard_rows(output: Path, options: Options) -> None:

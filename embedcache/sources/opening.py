@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from embedcache.errors import InputError
 from embedcache.input_options import InputOptions
 from embedcache.records import Source
 from embedcache.sources.cell_inputs import CellInputs, CellOptions
+from embedcache.sources.duplicates import Numbered
 from embedcache.sources.inputs import open_source
 from embedcache.sources.splits import Splits
+from embedcache.transforms import transformed
 
 
 def open_records(
@@ -26,8 +27,6 @@ def open_records(
     InputError : the input cannot be read, or the options do not go together.
     ModelError : the hub does not give the dictionaries that cells need.
     """
-    if options.reverse_complement == "add":
-        raise InputError("--reverse-complement add is not there yet: take average or canonical")
     source: Source = open_source(
         options.inputs,
         metadata=options.metadata,
@@ -35,7 +34,11 @@ def open_records(
         sequence_column=options.sequence_column,
         cells=CellInputs(_cell_options(options), model, ask, progress),
     )
-    return Splits(source, options.splits) if options.splits else source
+    if options.splits:
+        source = Splits(source, options.splits)
+    if options.duplicate_ids == "suffix":
+        source = Numbered(source)
+    return transformed(source, options)
 
 
 def _cell_options(options: InputOptions) -> CellOptions:
