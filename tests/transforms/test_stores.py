@@ -75,5 +75,5 @@ def test_a_protein_encoder_reads_translated_dna_and_refuses_it_as_it_is(contigs:
 def test_positions_of_the_input_and_cut_records_do_not_go_together(contigs: Path, tmp_path: Path) -> None:
     source = open_records(InputOptions((str(contigs),), windows="90:90"))
     options = Options(poolings=("at:start",))
-    with pytest.raises(InputError, match="--pool at:start looks at a letter .* and --windows makes others of them"):
+    with pytest.raises(InputError, match="the column 'start' holds places .* and --windows makes others of them"):
         extract(source, LetterEncoder(), tmp_path / "x.zarr", options, Progress(quiet=True))
