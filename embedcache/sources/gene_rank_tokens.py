@@ -217,9 +217,10 @@ class GeneRankTokens:
     def _described(self, metadata: str | None, id_column: str | None) -> tuple[pa.Array, Sequence[pa.Array], pa.Schema]:
         """Ids and columns of all cells, from the table that goes row by row."""
         cells = len(self._lengths)
+        stem = Path(self.file.name).name.partition(".")[0]
+        numbered = pa.array([f"{stem}:{row}" for row in range(1, cells + 1)], pa.string())
         if metadata is None:
-            stem = Path(self.file.name).name.partition(".")[0]
-            return pa.array([f"{stem}:{row}" for row in range(1, cells + 1)], pa.string()), (), pa.schema([])
+            return numbered, (), pa.schema([])
         file = input_file(metadata, attach=False)
         table = Table(open_table(file), id_column, sequences=False, id_guesses=(*CELL_IDS, *ID_GUESSES), numbered=True)
         rows = pa.Table.from_batches(table.batches()).combine_chunks()
@@ -230,7 +231,7 @@ class GeneRankTokens:
             )
         columns = [rows.column(name).combine_chunks() for name in table.schema.names]
         self._check_lengths(file, table, columns)
-        return rows.column(ID).combine_chunks(), columns, table.schema
+        return rows.column(ID).combine_chunks() if table.has_ids else numbered, columns, table.schema
 
     def _check_lengths(self, file: InputFile, table: Table, columns: Sequence[pa.Array]) -> None:
         """A column token_length tells whether table and cells are in the same order."""

@@ -98,6 +98,11 @@ class Table:
             yield from sliced(batch) if self._sequence is not None else (batch,)
             row += len(batch)
 
+    @property
+    def has_ids(self) -> bool:
+        """Whether ids come from columns; otherwise records are numbered."""
+        return bool(self._ids)
+
     def place(self, row: int) -> str:
         """Say where a row, counted from 0, stands in the file."""
         return next(islice(self.places(), row, None))
