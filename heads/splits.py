@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedcache.errors import HeadError
-from heads.dealing import deal
+from heads.dealing import deal, unevenness
 from heads.features import Rows
 from heads.labels import MISSING, Column
 from heads.target import ClassName, Codes, Doubles, Target
@@ -154,7 +155,8 @@ def _part(value: object) -> int:
 def draw_val(train: Rows, strata: Codes, groupings: Sequence[Codes | None], seed: int) -> tuple[Rows, tuple[str, ...]]:
     """Choose a fifth of the training positions (n,) for val, strata (N,) spread evenly; return it, and what should be known.
 
-    Of several groupings (N,) the first that has two groups in train keeps its groups whole.
+    Of several groupings (N,) the first that has two groups in train keeps its groups whole. Where groups lack classes, so
+    that the most even val leaves train without one or has one only, another group serves as a whole, if one can.
 
     Raises HeadError where there is one row to train on.
     """
@@ -162,7 +164,26 @@ def draw_val(train: Rows, strata: Codes, groupings: Sequence[Codes | None], seed
     able = [groups for groups in given if len(np.unique(groups)) > 1]
     notes = ("one group only is left to train: val is drawn from it row by row",) if given and not able else ()
     parts = deal_parts(strata[train], able[0] if able else None, VAL_SHARES, seed)
+    if able and not _keeps_classes(strata[train], parts == 1):
+        other = _group_that_keeps_classes(strata[train], able[0])
+        if other is not None:
+            return train[other], (
+                *notes,
+                "val is one whole group: in the most even choice of groups a class was missing",
+            )
     return train[parts == 1], notes
+
+
+def _keeps_classes(strata: Codes, val: NDArray[np.bool_]) -> bool:
+    """Whether val (n,) holds two classes or more, and what is left all that there are."""
+    return len(np.unique(strata[val])) > 1 and len(np.unique(strata[~val])) == len(np.unique(strata))
+
+
+def _group_that_keeps_classes(strata: Codes, groups: Codes) -> NDArray[np.bool_] | None:
+    """The rows (n,) of the group that serves as val the most evenly, with all classes left to train; None without one."""
+    candidates = [groups == group for group in np.unique(groups)]
+    able = [val for val in candidates if _keeps_classes(strata, val)]
+    return min(able, key=lambda val: unevenness(strata, val.astype(np.int64), VAL_SHARES), default=None)
 
 
 def _with_val(split: Split, target: Target, groups: Codes | None, seed: int) -> Split:

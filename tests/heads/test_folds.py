@@ -184,6 +184,23 @@ def test_of_two_donors_val_is_drawn_row_by_row_and_says_so():
     assert folds.notes[0] == "donor=D1: one group only is left to train: val is drawn from it row by row"
 
 
+def test_where_donors_lack_classes_a_whole_donor_that_has_two_serves_as_val():
+    """The donors of six tumours: three have no cell but malignant ones, and the even choice would be one of those."""
+    counts = {"D36": (33, 8, 0), "D53": (34, 6, 17), "D54": (0, 5, 6), "D93": (40, 0, 0), "D97": (35, 0, 0)}
+    codes = np.concatenate([np.repeat(np.arange(3), of_donor) for of_donor in counts.values()])
+    donors = column([donor for donor, of_donor in counts.items() for _ in range(sum(of_donor))])
+    y = Target("multiclass", ("tumor", "microglia", "oligo"), codes)
+    folds = make_folds(LeaveOut("donor"), y, None, donors, 0)
+    check_folds(folds, y)
+    for fold in folds:
+        apart(donors.codes, fold.train, fold.val, fold.test)
+        assert set(codes[fold.train]) == {0, 1, 2}
+        assert len(set(codes[fold.val])) > 1
+    assert folds.notes[0] == (
+        "donor=D36: val is one whole group: in the most even choice of groups a class was missing"
+    )
+
+
 def test_too_many_values_to_leave_out_are_refused_with_the_way_out():
     cells = column([f"cell{i // 10}" for i in range(600)], "cell")
     with pytest.raises(HeadError, match="would fit 60 heads.*--split kfold:5 --group cell"):
