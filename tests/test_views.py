@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from cli.embedcache import cli
 from embedcache import load_encoder, open_store
-from embedcache.encoders.encoder import fingerprint
 from embedcache.encoding import Encoding
 from embedcache.errors import EmbedcacheError, InputError, StoreError
 from embedcache.estimate import estimate
+from embedcache.fingerprint import fingerprint
 from embedcache.preflight import Options
 from embedcache.sources import open_source
 from embedcache.store import Block
