@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ _MEMBERS_AT_ONCE = 4096
 def aggregated_attributes(store: Store, how: str) -> dict[str, object]:
     """Attributes of a store whose rows of one id were made one; its blocks are no longer those of single rows."""
     blocks = [
-        block | {"fingerprint": fingerprint("aggregated", how, block["fingerprint"])} for block in store.attrs["blocks"]
+        asdict(block) | {"fingerprint": fingerprint("aggregated", how, block.fingerprint)} for block in store.blocks
     ]
     own = {
         key: value for key, value in store.attrs.items() if key not in (KIND, "parts", "pieces", "rows_crc32c", "asked")

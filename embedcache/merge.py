@@ -25,7 +25,7 @@ from embedcache.layout import Layout
 from embedcache.mergedrows import AGREEING, merged_rows
 from embedcache.pieces import ABSENT, Piece, Rows
 from embedcache.progress import Progress
-from embedcache.store import FORMAT, FORMAT_VERSION, KIND, Block, Store, open_store
+from embedcache.store import FORMAT, FORMAT_VERSION, KIND, Block, Store, blocks_of, open_store
 from embedcache.virtual import VirtualStore
 from embedcache.virtualfiles import PARTS, as_json, new_store, write_virtual
 
@@ -145,7 +145,7 @@ class _Merge:
         return VirtualStore(output, attributes, self.parts, self.pieces, table)
 
     def _add(self, name: str, store: Store, side: Side) -> None:
-        index, attributes = side.rows, store.attrs
+        index, attributes = side.rows, store.attrs | {"blocks": [asdict(block) for block in store.blocks]}
         if name in self.how:
             attributes = aggregated_attributes(store, self.how[name])
         if side.several and self.how.get(name) in COMPUTED:
@@ -153,7 +153,7 @@ class _Merge:
             store = open_store(self.folder / f"{name}.zarr")
             there = side.rows != ABSENT
             index = np.where(there, np.cumsum(there) - 1, ABSENT)
-        blocks = [Block(**block) for block in attributes["blocks"]] or [Block(name, 0, store.dim)]
+        blocks = blocks_of(attributes) or [Block(name, 0, store.dim, fingerprint=store.fingerprint)]
         start = self._append(store, index)
         for block in blocks:
             title = name if len(blocks) == 1 else f"{name}.{block.name}"

@@ -46,7 +46,7 @@ class Block:
     pooling: str | None = None
     view: str | None = None
     """Which letters of the records it looks at, such as ``both_100``; None: all."""
-    fingerprint: str | None = None
+    fingerprint: str | None = field(default=None, compare=False)
     """Hash of all that decides the values of these columns alone: that of a store which has only this block."""
 
 
@@ -105,23 +105,7 @@ def read_attributes(path: str | Path) -> dict[str, Any]:
         ]
         for block, (layer, pooling) in zip(attributes["blocks"], made, strict=False):
             block |= {"layer": layer, "pooling": pooling}
-    _complete_blocks(attributes)
     return attributes
-
-
-def _complete_blocks(attributes: dict[str, Any]) -> None:
-    """Give each block its fingerprint where the store does not say it."""
-    blocks, encoder = attributes["blocks"], attributes["encoder"].get("fingerprint")
-    if all(block.get("fingerprint") for block in blocks):
-        return
-    found = [fingerprint(attributes["fingerprint"], block["name"]) for block in blocks]
-    if len(blocks) == 1:
-        found = [attributes["fingerprint"]]
-    elif encoder and attributes.get("overlong") and all(block.get("pooling") for block in blocks):
-        exact = [_fingerprint_alone(attributes, block) for block in blocks]
-        found = exact if len({*exact}) == len(exact) else found
-    for block, value in zip(blocks, found, strict=True):
-        block["fingerprint"] = value
 
 
 def _fingerprint_alone(attributes: dict[str, Any], block: dict[str, Any]) -> str:
@@ -130,14 +114,24 @@ def _fingerprint_alone(attributes: dict[str, Any], block: dict[str, Any]) -> str
     scope = {key: value for key, value in (attributes.get("scope") or {}).items() if key != "center"}
     scope |= {"views": [block["view"]]} if block.get("view") else {}
     of_block = [[block["layer"], block["pooling"]]]
-    encoder, overlong = attributes["encoder"]["fingerprint"], attributes["overlong"]
+    encoder, overlong = attributes["encoder"]["fingerprint"], attributes.get("overlong")
     return fingerprint(encoder, of_block, overlong, *counting, *filter(None, [scope]))
 
 
 def blocks_of(attributes: dict[str, Any]) -> list[Block]:
-    """The column blocks that a store's attributes name."""
+    """The column blocks that a store's attributes name, with the fingerprint of each."""
+    said, whole = attributes["blocks"], attributes["fingerprint"]
+    prints = [block.get("fingerprint") or fingerprint(whole, block["name"]) for block in said]
+    if len(said) == 1:
+        prints = [whole]
+    elif attributes["encoder"].get("fingerprint") and all(block.get("pooling") for block in said):
+        alone = [block.get("fingerprint") or _fingerprint_alone(attributes, block) for block in said]
+        prints = alone if len({*alone}) == len(alone) else prints
     known = {field.name for field in fields(Block)}
-    return [Block(**{key: block[key] for key in known & block.keys()}) for block in attributes["blocks"]]
+    return [
+        Block(**{key: block[key] for key in known & block.keys()} | {"fingerprint": own})
+        for block, own in zip(said, prints, strict=True)
+    ]
 
 
 def fingerprint_of_blocks(blocks: Sequence[Block]) -> str:
