@@ -132,11 +132,15 @@ class Family:
 
         return read
 
-    def _published(self, name: str) -> tuple[str, ...]:
-        stem, kind = name.rsplit(".", 1)
+    def modules(self, stem: str) -> tuple[str, ...]:
+        """Published names, without prefix, of the modules that make one of ours, such as ``3.qkv``."""
         head, _, rest = stem.partition(".")
         keys = self.keys[rest if head.isdigit() else stem]
-        return tuple(f"{key.format(i=head)}.{kind}" for key in ((keys,) if isinstance(keys, str) else keys))
+        return tuple(key.format(i=head) for key in ((keys,) if isinstance(keys, str) else keys))
+
+    def _published(self, name: str) -> tuple[str, ...]:
+        stem, kind = name.rsplit(".", 1)
+        return tuple(f"{module}.{kind}" for module in self.modules(stem))
 
 
 def _some(what: str, keys: list[str]) -> str:

@@ -25,6 +25,7 @@ from embedcache.encoders.tokenizers import ESM_VOCABULARY
 from embedcache.encoders.tokenizers.published import built_in_tokenizer, read_tokenizer
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoders.trunk import ReadTensor
+from embedcache.encoders.weights import Weights
 from embedcache.errors import InputError, ModelError
 
 _TABLES = ("tokens.weight", "positions.weight", "types.weight")
@@ -164,6 +165,7 @@ def _from_directory(
         authors_layer=entry.layer if entry else -2 if tokenizer.alphabet == CELL else -1,
         meaningless=random_weights,
         in_float32=partial(family.build, config, read, torch.float32, device, keep=False),
+        weights=Weights(family, config, read, published, directory, entry.kind if entry else None),
     )
 
 
@@ -211,6 +213,7 @@ def _random(
         authors_layer=entry.layer,
         meaningless=True,
         in_float32=partial(family.build, config, read, torch.float32, device, keep=False),
+        weights=Weights(family, config, read, entry.config(), None, entry.kind),
     )
 
 

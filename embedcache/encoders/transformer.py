@@ -19,6 +19,7 @@ from embedcache.encoders.packed import PackedBatch
 from embedcache.encoders.readout import Readout
 from embedcache.encoders.tokenizers import Tokenizer
 from embedcache.encoders.transfer import from_device, to_device
+from embedcache.encoders.weights import Weights
 from embedcache.errors import InputError
 from embedcache.fingerprint import fingerprint
 from embedcache.packing import pack
@@ -36,6 +37,7 @@ class TransformerEncoder(Encoder):
     mean_includes_special : whether mean and max run over the special tokens, as the encoder's authors have it.
     authors_layer : the hidden state that they take.
     in_float32 : builds the same trunk in float32, read layer by layer, to say how close lower precision comes.
+    weights : its parameters as they were published, where it is of a family of ours.
     """
 
     def __init__(
@@ -50,8 +52,9 @@ class TransformerEncoder(Encoder):
         meaningless: bool,
         authors_layer: int = -1,
         in_float32: Callable[[], FrozenTrunk] | None = None,
+        weights: Weights | None = None,
     ) -> None:
-        self.in_float32 = in_float32
+        self.in_float32, self.weights = in_float32, weights
         self.origin, self.trunk, self.tokenizer = origin, trunk, tokenizer
         self.alphabet, self.unit = tokenizer.alphabet, "tokens"
         self.layers, self.hidden = trunk.config.last_state, trunk.config.hidden

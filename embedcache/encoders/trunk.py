@@ -114,6 +114,24 @@ def parameter_shapes(config: TrunkConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def token_scales(
+    config: TrunkConfig, ids_T: NDArray[np.integer], lengths_B: NDArray[np.int64]
+) -> NDArray[np.float32] | None:
+    """What ESM multiplies the embeddings of a batch with, (T,); None for encoders that do not.
+
+    Zero for mask tokens; for the others of a sequence (1 - 0.15 * 0.8) / (1 - its share of mask tokens), as in fair-esm's
+    ESM1b and transformers' EsmEmbeddings: training masked 15 % of the tokens, 80 % of these with ``<mask>``.
+    """
+    if not config.token_dropout:
+        return None
+    masked_T = ids_T == config.mask_token
+    starts_B = np.cumsum(lengths_B) - lengths_B
+    share_B = np.add.reduceat(masked_T, starts_B, dtype=np.float32) / lengths_B.astype(np.float32)
+    with np.errstate(divide="ignore"):
+        scale_B = (np.float32(1 - 0.15 * 0.8) / (1 - share_B)).astype(np.float32)
+    return np.where(masked_T, np.float32(0), np.repeat(scale_B, lengths_B))
+
+
 class Norm(nn.Module):
     """LayerNorm over the last axis, in float32."""
 
@@ -222,7 +240,7 @@ class Trunk:
 
     def pack(self, ids_T: NDArray[np.integer], lengths_B: NDArray[np.int64], rows: int = 0) -> PackedBatch:
         """Lay out B tokenized sequences for `states`; on a GPU the batch gets `rows` rows."""
-        scale_T = self._token_dropout(ids_T, lengths_B) if self.config.token_dropout else None
+        scale_T = token_scales(self.config, ids_T, lengths_B)
         return PackedBatch.of(ids_T, lengths_B, self.device, rows if self.device.type == "cuda" else 0, scale_T)
 
     def states(self, batch: PackedBatch) -> Iterator[Tensor]:
@@ -252,16 +270,3 @@ class Trunk:
         if self.positions_PD is not None:
             x_TD = x_TD + F.embedding(batch.positions_T + self.config.position_offset, self.positions_PD)
         return x_TD if self.embedding_norm is None else self.embedding_norm(x_TD)
-
-    def _token_dropout(self, ids_T: NDArray[np.integer], lengths_B: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Zero for mask tokens; for the others of a sequence (1 - 0.15 * 0.8) / (1 - its share of mask tokens).
-
-        As in fair-esm's ESM1b and transformers' EsmEmbeddings: training masked 15 % of the tokens, 80 % of these with
-        ``<mask>``.
-        """
-        masked_T = ids_T == self.config.mask_token
-        starts_B = np.cumsum(lengths_B) - lengths_B
-        share_B = np.add.reduceat(masked_T, starts_B, dtype=np.float32) / lengths_B.astype(np.float32)
-        with np.errstate(divide="ignore"):
-            scale_B = (np.float32(1 - 0.15 * 0.8) / (1 - share_B)).astype(np.float32)
-        return np.where(masked_T, np.float32(0), np.repeat(scale_B, lengths_B))
