@@ -90,7 +90,7 @@ OPTIONS: tuple[HeadOption, ...] = (
     HeadOption("--epochs", "epochs", _NETWORK, "Most epochs.", click.IntRange(1), "N"),
     HeadOption("--batch", "batch_size", _NETWORK, "Rows of a batch.", click.IntRange(1), "ROWS"),
     HeadOption("--schedule", "schedule", _NETWORK, "How the learning rate changes.",
-               click.Choice(["onecycle", "cosine", "constant"])),
+               click.Choice(["onecycle", "cosine", "linear", "constant"])),
     HeadOption("--warmup", "warmup", _NETWORK, "Share of all steps in which the learning rate rises.",
                click.FloatRange(0, 1, max_open=True), "SHARE"),
     HeadOption("--patience", "patience", (*_NETWORK, *_TREES),
@@ -175,3 +175,22 @@ def options_of(kind: str, options: type[Any], given: dict[str, Any], class_weigh
         else:
             values["class_weight"] = class_weights[0]
     return options(**values)
+
+
+def class_weights(text: str | None, pos_weight: float | None) -> list[Any] | None:
+    """The class weights to try; None where none was named."""
+    if pos_weight is not None and text is not None:
+        raise click.UsageError("--pos-weight is a class weight: give it or --class-weight, not both")
+    if text is None:
+        return None
+    if text == "both":
+        return ["none", "balanced"]
+    if "=" not in text:
+        if text not in ("none", "balanced"):
+            raise click.BadParameter(f"{text}: give none, balanced, both, or CLASS=W,...", param_hint="--class-weight")
+        return [text]
+    try:
+        pairs = [part.rpartition("=") for part in text.split(",")]
+        return [{name.strip(): float(weight) for name, _, weight in pairs}]
+    except ValueError:
+        raise click.BadParameter(f"{text}: write CLASS=W,... with numbers", param_hint="--class-weight") from None

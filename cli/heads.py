@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from cli.errors import run
-from cli.head_options import head_options, options_of
+from cli.finetune import finetune_command
+from cli.head_options import class_weights, head_options, options_of
 
 if TYPE_CHECKING:
     from heads.aggregation import How
@@ -84,25 +85,6 @@ STRICT = click.option("--strict", is_flag=True, help="Refuse rows that are far f
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def heads() -> None:
     """Train light heads on cached embeddings, in seconds."""
-
-
-def _class_weights(text: str | None, pos_weight: float | None) -> list[Any] | None:
-    """The class weights to try; None where none was named."""
-    if pos_weight is not None and text is not None:
-        raise click.UsageError("--pos-weight is a class weight: give it or --class-weight, not both")
-    if text is None:
-        return None
-    if text == "both":
-        return ["none", "balanced"]
-    if "=" not in text:
-        if text not in ("none", "balanced"):
-            raise click.BadParameter(f"{text}: give none, balanced, both, or CLASS=W,...", param_hint="--class-weight")
-        return [text]
-    try:
-        pairs = [part.rpartition("=") for part in text.split(",")]
-        return [{name.strip(): float(weight) for name, _, weight in pairs}]
-    except ValueError:
-        raise click.BadParameter(f"{text}: write CLASS=W,... with numbers", param_hint="--class-weight") from None
 
 
 @heads.command()
@@ -252,7 +234,7 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
         raise click.UsageError("--freeze keeps layers of a saved head: name its run with --init")
     if kind in ("ridge", "quantile") and given["task"] == "auto":
         given["task"] = "regression"
-    weights = _class_weights(given["class_weight"], given["pos_weight"])
+    weights = class_weights(given["class_weight"], given["pos_weight"])
     options = options_of(kind, HEAD_KINDS[kind].options, given, weights)
     decisions = DecisionOptions(
         calibration=given["calibration"],
@@ -575,6 +557,9 @@ def _parameters(features: Path, shared: Sequence[str], point: Mapping[str, str])
             raise click.UsageError(f"--vary {name}: `heads train` has no option --{name} that can vary")
     parsed = train.make_context("train", ["--features", str(features), *shared, *words])
     return dict(parsed.params)
+
+
+heads.add_command(finetune_command(train))
 
 
 def main() -> NoReturn:

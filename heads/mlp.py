@@ -52,21 +52,17 @@ def fit(
     HeadError : an option cannot be, `start` has other shapes, a loss or a feature is not a finite number.
     """
     options.check()
-    regime, standardisation = _prepare(problem, options, start)
+    regime, standardisation = prepare(problem, options, start)
     settings = options.grid()
-    sizes = (problem.source.dim, *options.hidden, regime.loss.outputs(problem.target.outputs))
-    if start is None:
-        if options.freeze != "none":
-            raise HeadError("--freeze hidden keeps the hidden layers of another head: name its run with --init")
-    else:
-        _check_start(start, sizes, regime.loss)
+    sizes = _sizes(problem, options, regime)
+    if start is None and options.freeze != "none":
+        raise HeadError("--freeze hidden keeps the hidden layers of another head: name its run with --init")
     weights = sum(wide * narrow for wide, narrow in pairwise(sizes))
     at_once = heads_at_once or (1 if problem.device.type == "cpu" else max(1, STACKED_WEIGHTS // weights))
-    bias_O = _prior(problem, options, regime)
     trained: list[Trained] = []
     for first in range(0, len(settings), at_once):
         part = settings[first : first + at_once]
-        heads = _drawn(sizes, problem.seed, part, bias_O) if start is None else _copies(start, len(part))
+        heads = first_heads(problem, options, regime, part, start)
         trials = range(first, first + len(part))
         told = _teller(problem.progress, trials, len(settings), options.epochs)
         trained += Stack(heads, part, regime, problem.seed, trials).train(told)
@@ -83,7 +79,26 @@ def _teller(progress: Progress, trials: range, of: int, epochs: int) -> Callable
     return told
 
 
-def _prepare(problem: Problem, options: MLPOptions, start: MLPModel | None) -> tuple[Regime, Standardisation]:
+def first_heads(
+    problem: Problem, options: MLPOptions, regime: Regime, settings: Sequence[Setting], start: MLPModel | None
+) -> Perceptrons:
+    """The heads before their first step, one for each setting: drawn, or copies of one to go on from.
+
+    Raises HeadError where `start` has other shapes or learned another target.
+    """
+    sizes = _sizes(problem, options, regime)
+    if start is None:
+        return _drawn(sizes, problem.seed, settings, _prior(problem, options, regime))
+    _check_start(start, sizes, regime.loss)
+    return _copies(start, len(settings))
+
+
+def _sizes(problem: Problem, options: MLPOptions, regime: Regime) -> tuple[int, ...]:
+    return (problem.source.dim, *options.hidden, regime.loss.outputs(problem.target.outputs))
+
+
+def prepare(problem: Problem, options: MLPOptions, start: MLPModel | None) -> tuple[Regime, Standardisation]:
+    """How heads are trained and on what, and the standardisation of the features, that of `start` where there is one."""
     train, val, kind = problem.train, problem.val, problem.target.kind
     levels = tuple(sorted(options.quantiles))
     loss = Loss(

@@ -267,13 +267,8 @@ class Stack:
             return [(regime.scale, regime.shift)] * len(self.settings)
         positions = np.arange(0, len(regime.train), -(-len(regime.train) // RESCALING_ROWS))
         truth_n = regime.train.values[torch.from_numpy(positions).to(self._device)].double()
-        rescalings = []
-        for scores_n in self._scores(regime.train, positions)[..., 0].double():
-            spread = float(scores_n.var(correction=0))
-            slope = float(torch.mean((scores_n - scores_n.mean()) * (truth_n - truth_n.mean()))) / max(spread, 1e-12)
-            offset = float(truth_n.mean() - slope * scores_n.mean())
-            rescalings.append((slope * regime.scale, offset * regime.scale + regime.shift))
-        return rescalings
+        scores_Hn = self._scores(regime.train, positions)[..., 0].double()
+        return [rescaling(scores_n, truth_n, regime.scale, regime.shift) for scores_n in scores_Hn]
 
     def _finished(self, head: int) -> Trained:
         best, history = self._best[head], self._history[head]
@@ -286,3 +281,11 @@ class Stack:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._product == torch.bfloat16)
+
+
+def rescaling(scores_n: torch.Tensor, truth_n: torch.Tensor, scale: float, shift: float) -> tuple[float, float]:
+    """Scale and shift that bring scores closest to values, which are themselves (quantity - shift) / scale."""
+    spread = float(scores_n.var(correction=0))
+    slope = float(torch.mean((scores_n - scores_n.mean()) * (truth_n - truth_n.mean()))) / max(spread, 1e-12)
+    offset = float(truth_n.mean() - slope * scores_n.mean())
+    return slope * scale, offset * scale + shift

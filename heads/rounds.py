@@ -80,8 +80,13 @@ def part_of(task: Task, fold: Fold, pair: int = 0) -> Task:
 
 def run_once(task: Task, setting: Setting) -> Outcome:
     """Fit and judge on the one split of a task."""
-    fit, outputs, shares = _fit(task, setting)
-    head = _judge_head(task, fit, outputs, shares, setting)
+    return judge_once(task, _fitted(task, setting), setting)
+
+
+def judge_once(task: Task, fit: Fit, setting: Setting, name: str | None = None) -> Outcome:
+    """Judge a fit on the one split of a task, beside its baselines; `name` is what its row of the table is called."""
+    outputs, shares = _said(task, fit, setting)
+    head = _judge_head(task, fit, outputs, shares, setting, name)
     rivals = _judge_baselines(task, fit.fitted.head.quantiles, setting)
     results = (head, *(result for result, _ in rivals))
     kept = tuple(SavedBaseline(result.name, result.decisions, (found.model,)) for result, found in rivals)
@@ -125,17 +130,25 @@ def run_folds(task: Task, folds: Folds, setting: Setting) -> Outcome:
 
 
 def _fit(task: Task, setting: Setting) -> tuple[Fit, Doubles, Doubles | None]:
-    train = task.examples(TRAIN)
-    fit = fit_head(
+    fit = _fitted(task, setting)
+    return fit, *_said(task, fit, setting)
+
+
+def _fitted(task: Task, setting: Setting) -> Fit:
+    return fit_head(
         setting.store,
-        train,
+        task.examples(TRAIN),
         task.examples(VAL),
         setting.recipe,
         device=setting.device,
         progress=setting.progress,
     )
+
+
+def _said(task: Task, fit: Fit, setting: Setting) -> tuple[Doubles, Doubles | None]:
+    """Outputs of all rows, and the shares of the classes as training saw them."""
     outputs = fit.outputs(setting.store, task.rows, setting.device)
-    return fit, outputs, trained_shares(fit, train, setting.recipe.options)
+    return outputs, trained_shares(fit, task.examples(TRAIN), setting.recipe.options)
 
 
 def _fit_pairs(task: Task, fold: Fold, setting: Setting) -> tuple[Doubles, Doubles | None, list[Fit]]:
@@ -148,8 +161,10 @@ def _fit_pairs(task: Task, fold: Fold, setting: Setting) -> tuple[Doubles, Doubl
     return mean, np.mean(shares, axis=0) if shares else None, [fit for fit, *_ in found]
 
 
-def _judge_head(task: Task, fit: Fit, outputs: Doubles, shares: Doubles | None, setting: Setting) -> Result:
-    name, quantiles = f"{setting.recipe.kind} head", fit.fitted.head.quantiles
+def _judge_head(
+    task: Task, fit: Fit, outputs: Doubles, shares: Doubles | None, setting: Setting, name: str | None = None
+) -> Result:
+    name, quantiles = name or f"{setting.recipe.kind} head", fit.fitted.head.quantiles
     return judge(task, name, outputs, setting.judging, quantiles=quantiles, trained_shares=shares)
 
 

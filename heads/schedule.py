@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Schedule = Literal["onecycle", "cosine", "constant"]
+Schedule = Literal["onecycle", "cosine", "linear", "constant"]
 
 FIRST = 1 / 25
 """Where a cycle starts, relative to its peak; torch's OneCycleLR, as the end below."""
@@ -16,7 +16,8 @@ def rate(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
     """Share of the peak learning rate at a step 0 ... steps - 1; the first `warmup` of all steps rise to the peak.
 
     ``onecycle`` is that of Smith and Topin (2018) as torch has it: along a cosine from 1/25 up to the peak, and down to
-    almost nothing. ``cosine`` rises along a line and falls along a cosine to 0; ``constant`` rises along a line and stays.
+    almost nothing. The others rise along a line: ``cosine`` falls along a cosine to 0, ``linear`` along a line,
+    ``constant`` stays.
     """
     if schedule == "onecycle":
         peak = warmup * steps - 1
@@ -26,7 +27,10 @@ def rate(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
     rising = warmup * steps
     if step < rising:
         return (step + 1) / (rising + 1)
-    return 1.0 if schedule == "constant" else _cosine(1, 0, (step - rising) / (steps - rising))
+    if schedule == "constant":
+        return 1.0
+    passed = (step - rising) / (steps - rising)
+    return 1 - passed if schedule == "linear" else _cosine(1, 0, passed)
 
 
 def _cosine(start: float, end: float, share: float) -> float:

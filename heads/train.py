@@ -65,6 +65,8 @@ class TrainOptions:
     """Metric that chooses; None takes the usual one of the target."""
     start: Path | None = None
     """A run whose head is trained on."""
+    start_flag: str = "--init"
+    """What the command line calls it."""
     near: float | None = THRESHOLD
     """Cosine from which two rows count as near-duplicates; None looks for none."""
     strict: bool = False
@@ -109,11 +111,11 @@ def train(
     device = pick_device(options.device)
     task = load_task(store, options.columns, kind=options.task, positive=options.positive)
     task, folds = split_task(store, task, options.seed if options.split_seed is None else options.split_seed)
-    recipe = _recipe(options, store, task)
-    detector = _detector(options, store, task)
+    recipe = recipe_of(options, store, task)
+    detector = detector_of_task(options, store, task)
     certificate = certify_task(store, task, folds, options.near, device, options.memory_bytes)
-    arguments = {"features": str(features), **_plain(options), "columns": asdict(task.columns), "select": recipe.select}
-    _introduce(store, task, folds, certificate, say)
+    arguments = {"features": str(features), **plain(options), "columns": asdict(task.columns), "select": recipe.select}
+    introduce(store, task, folds, certificate, say)
     if options.strict:
         certificate.require_clean()
 
@@ -121,8 +123,8 @@ def train(
         with _bar(f"{options.kind} head") as progress:
             setting = Setting(store, recipe, options.judging, device, progress, say)
             outcome = run_once(task, setting) if folds is None else run_folds(task, folds, setting)
-        notes = _account(outcome, options.judging.decisions.threshold, say)
-        _save_heads(folder / runs.MODEL, store, outcome, options)
+        notes = account(outcome, options.judging.decisions.threshold, say)
+        save_heads(folder / runs.MODEL, store, outcome, options.judging)
         saved_baselines.save(folder, outcome.baselines)
         manifest = runs.make_manifest(
             store,
@@ -133,14 +135,14 @@ def train(
             started=started,
             certificate=certificate.hash,
         )
-        detections = _detections(outcome, detector, options.judging)
+        detections = detections_of(outcome, detector, options.judging)
         write_run(folder, store, outcome, manifest, certificate, options.judging, notes, detections)
     quantiles = outcome.fits[0][1].fitted.head.quantiles
     shown = report.shown_metrics(task.target.kind, quantiles)
     return Training(outdir, outcome.results, outcome.folds, shown, detections)
 
 
-def _detector(options: TrainOptions, store: Store, task: Task) -> Detector:
+def detector_of_task(options: TrainOptions, store: Store, task: Task) -> Detector:
     """What is counted as detected among the rows of a task; raises HeadError for classes, and for an unknown column."""
     if (options.detect or options.detect_by) and task.target.kind != "regression":
         raise HeadError(
@@ -150,7 +152,7 @@ def _detector(options: TrainOptions, store: Store, task: Task) -> Detector:
     return detector_of(store, task.rows, options.detect, options.detect_by)
 
 
-def _detections(outcome: Outcome, detector: Detector, judging: Judging) -> dict[str, tuple[Detection, ...]]:
+def detections_of(outcome: Outcome, detector: Detector, judging: Judging) -> dict[str, tuple[Detection, ...]]:
     """What head and baselines detect among the rows of val and test."""
     task, found = outcome.task, {}
     for name in ("val", "test"):
@@ -163,7 +165,7 @@ def _detections(outcome: Outcome, detector: Detector, judging: Judging) -> dict[
     return found
 
 
-def _recipe(options: TrainOptions, store: Store, task: Task) -> Recipe:
+def recipe_of(options: TrainOptions, store: Store, task: Task) -> Recipe:
     """What holds for every fit.
 
     Raises HeadError where the kind of head cannot learn the labels or does not know the metric, and where a head to go on
@@ -177,17 +179,17 @@ def _recipe(options: TrainOptions, store: Store, task: Task) -> Recipe:
         (start, *others), card = (run := open_run(options.start)).heads, run.card
         if others:
             raise HeadError(
-                f"--init {options.start} has a head for each of {len(run.heads)} folds: name a run with one"
+                f"{options.start_flag} {options.start} has a head for each of {len(run.heads)} folds: name a run with one"
             )
         if (options.kind, card.kind) != (MLPModel.kind, MLPModel.kind):
             raise HeadError(
-                f"--init {options.start}: only --head mlp goes on from a saved head, and only from one of its kind; this is "
-                f"--head {options.kind}, and the run holds {card.kind}"
+                f"{options.start_flag} {options.start}: only --head mlp goes on from a saved head, and only from one of its "
+                f"kind; this is --head {options.kind}, and the run holds {card.kind}"
             )
         if (card.fingerprint, card.dim) != (store.fingerprint, store.dim) or not card.matches(task.target):
             raise HeadError(
-                f"--init {options.start} was trained on {card.encoder.get('name')} for {', '.join(map(str, card.names))} "
-                f"({card.target}); this training is on {store.attrs['encoder']['name']} for "
+                f"{options.start_flag} {options.start} was trained on {card.encoder.get('name')} for "
+                f"{', '.join(map(str, card.names))} ({card.target}); this training is on {store.attrs['encoder']['name']} for "
                 f"{', '.join(map(str, task.target.names))} ({task.target.kind})"
             )
     head = options.head if options.pos_weight is None else _with_pos_weight(options, task)
@@ -209,7 +211,8 @@ def _with_pos_weight(options: TrainOptions, task: Task) -> Any:
     raise HeadError(f"--pos-weight means nothing to --head {options.kind}")
 
 
-def _introduce(store: Store, task: Task, folds: Folds | None, certificate: Certificates, say: Say) -> None:
+def introduce(store: Store, task: Task, folds: Folds | None, certificate: Certificates, say: Say) -> None:
+    """Say what is trained on."""
     encoder = store.attrs["encoder"]
     say(f"{store.path}: {len(store):,} rows x {store.dim} {store.dtype} of {encoder['name']}")
     if store.compress:
@@ -228,7 +231,7 @@ def _introduce(store: Store, task: Task, folds: Folds | None, certificate: Certi
         say(f"  {line}")
 
 
-def _account(outcome: Outcome, aim: str, say: Say) -> list[str]:
+def account(outcome: Outcome, aim: str, say: Say) -> list[str]:
     """Say what was chosen and what is to be known of it; returns the notes."""
     for name, fit in outcome.fits:
         say(f"{name + ': ' if name else ''}chosen: {fit.settings} ({fit.score})")
@@ -251,7 +254,7 @@ def _account(outcome: Outcome, aim: str, say: Say) -> list[str]:
     return notes
 
 
-def _save_heads(folder: Path, store: Store, outcome: Outcome, options: TrainOptions) -> None:
+def save_heads(folder: Path, store: Store, outcome: Outcome, judging: Judging) -> None:
     """Save the head, or one of each fold in a folder of its own."""
     task = outcome.task
     trained = task.rows[task.part(TRAIN)] if outcome.single else task.rows
@@ -267,7 +270,7 @@ def _save_heads(folder: Path, store: Store, outcome: Outcome, options: TrainOpti
             else (str(task.columns.label),),
             fingerprint=store.fingerprint,
             encoder=encoder_record(store),
-            strata=task.columns.stratum if options.judging.decisions.by_stratum else None,
+            strata=task.columns.stratum if judging.decisions.by_stratum else None,
         )
         place = folder / re.sub(r"[^\w=.-]+", "-", name) if name else folder
         saved.save(place, SavedHead(fit.fitted.head, card, outcome.decisions, fit.steps, profile))
@@ -285,12 +288,12 @@ def _bar(text: str) -> Iterator[Progress]:
         yield reach
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Options as YAML and JSON have them."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {key: _plain(item) for key, item in vars(value).items()}
+        return {key: plain(item) for key, item in vars(value).items()}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

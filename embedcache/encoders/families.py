@@ -214,6 +214,8 @@ def _mosaic_config(config: Mapping[str, Any]) -> TrunkConfig:
     )
 
 
+TASK_HEADS = ("classifier.*", "score.*", "qa_outputs.*")
+"""Keys of heads that transformers' models for tasks were trained with, which encode nothing."""
 _SELF = "encoder.layer.{i}.attention.self"
 ESM = Family(
     name="ESM",
@@ -234,6 +236,7 @@ ESM = Family(
     ignored=(
         "lm_head.*",
         "contact_head.*",
+        *TASK_HEADS,
         "pooler.*",
         "embeddings.position_ids",
         "embeddings.position_embeddings.weight",
@@ -259,7 +262,7 @@ BERT = Family(
         "down": "encoder.layer.{i}.output.dense",
         "feed_forward_norm": "encoder.layer.{i}.output.LayerNorm",
     },
-    ignored=("cls.*", "pooler.*", "embeddings.position_ids"),
+    ignored=("cls.*", "pooler.*", "embeddings.position_ids", *TASK_HEADS),
 )
 MOSAIC_BERT = Family(
     name="MosaicBERT",
@@ -272,7 +275,7 @@ MOSAIC_BERT = Family(
         "down": "encoder.layer.{i}.mlp.wo",
         "feed_forward_norm": "encoder.layer.{i}.mlp.layernorm",
     },
-    ignored=("cls.*", "pooler.*"),
+    ignored=("cls.*", "pooler.*", *TASK_HEADS),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import math
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from embedcache.alphabet import CELL
+from embedcache.encoders.adapters import BASE, Adapters
 from embedcache.encoders.checkpoint import Checkpoint
 from embedcache.encoders.encoder import Encoder, Origin
-from embedcache.encoders.families import Architecture, Family, recognise
+from embedcache.encoders.families import TASK_HEADS, Architecture, Family, recognise
 from embedcache.encoders.kmer import CompositionEncoder, composition
 from embedcache.encoders.linear import PRECISIONS
 from embedcache.encoders.registry import BY_REPO, Entry, find
@@ -50,7 +52,7 @@ def load_encoder(
     ----------
     name : an alias (``embedcache models``), a hub id, either with ``@revision``; a folder with config.json, vocabulary
         and weights in the published format; either after ``hf:`` for any encoder that transformers knows, more slowly;
-        or ``kmer:K``, ``onehot:L``.
+        or a run of ``heads finetune``; or ``kmer:K``, ``onehot:L``.
     device : ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``...
     precision : of the matrix products: ``float32``, ``bfloat16``, or ``auto`` (bfloat16 on a GPU, float32 on a CPU).
     random_weights : build the real architecture with random weights of `seed`: nothing is downloaded, and the
@@ -83,7 +85,7 @@ def load_encoder(
     directory = Path(name).expanduser()
     if directory.is_dir():
         return _from_directory(
-            directory,
+            model_folder(directory),
             Origin(name, directory=str(directory.resolve()), seed=seed if random_weights else None),
             None,
             on,
@@ -148,14 +150,9 @@ def _from_directory(
         config = _first_layers(config, layers)
         read, digest = _random_reader(family, config, seed)
     else:
-        checkpoint = Checkpoint(directory)
-        read = family.reader(config, checkpoint)
-
-        def digest() -> str:
-            return checkpoint.digest
-
+        read, digest = _published_reader(directory, family, config)
     trunk = family.build(config, read, dtype, device)
-    return TransformerEncoder(
+    encoder = TransformerEncoder(
         origin,
         trunk,
         tokenizer,
@@ -165,7 +162,80 @@ def _from_directory(
         authors_layer=entry.layer if entry else -2 if tokenizer.alphabet == CELL else -1,
         meaningless=random_weights,
         in_float32=partial(family.build, config, read, torch.float32, device, keep=False),
-        weights=Weights(family, config, read, published, directory, entry.kind if entry else None),
+        weights=Weights(family, config, read, published, directory),
+    )
+    encoder.remarks = () if random_weights else _unused_heads(directory)
+    return encoder
+
+
+def _published_reader(directory: Path, family: Family, config: Architecture) -> tuple[ReadTensor, Callable[[], str]]:
+    """What reads the weights in a folder, with its adapters if it has any; and a hash of all that was read."""
+    if (directory / BASE).exists():
+        return _adapted_reader(directory, family, config)
+    checkpoint = Checkpoint(directory)
+    return family.reader(config, checkpoint), lambda: checkpoint.digest
+
+
+def _adapted_reader(directory: Path, family: Family, config: Architecture) -> tuple[ReadTensor, Callable[[], str]]:
+    """What adds adapters to the weights of the encoder that they were trained on; the hash checks that it is the same."""
+    adapters = Adapters.load(directory)
+    try:
+        base = json.loads((directory / BASE).read_text())
+        expected, name = str(base["digest"]), str(base["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{directory / BASE} is damaged: it does not say which encoder the adapters are for") from None
+    if base.get("seed") is not None:
+        read, digest = _random_reader(family, config, int(base["seed"]))
+    else:
+        read, digest = _published_reader(_folder_of(base, directory), family, config)
+
+    def checked() -> str:
+        found = digest()
+        if found != expected:
+            raise ModelError(f"the adapters in {directory} were trained on {name} with other weights than it has now")
+        return hashlib.sha256(f"{found} {adapters.digest}".encode()).hexdigest()
+
+    return adapters.added_to(family, read), checked
+
+
+def _folder_of(base: Mapping[str, Any], directory: Path) -> Path:
+    """Where the encoder lies that adapters were trained on."""
+    if base.get("directory"):
+        folder = Path(base["directory"])
+        if not folder.is_dir():
+            raise ModelError(
+                f"the adapters in {directory} need the encoder {folder}, which is not there: put it back, or train again "
+                "with --merge-adapters"
+            )
+        return folder
+    from embedcache.encoders.hub import fetch
+
+    return fetch(base["repo_id"], base.get("revision") or "main").directory
+
+
+def _unused_heads(directory: Path) -> tuple[str, ...]:
+    """A remark on the heads of tasks that lie in a checkpoint beside the encoder."""
+    if (directory / BASE).exists():
+        return ()
+    keys = Checkpoint(directory).keys
+    heads = sorted(key for key in keys if any(fnmatch.fnmatchcase(key, pattern) for pattern in TASK_HEADS))
+    if not heads:
+        return ()
+    more = f" and {len(heads) - 3} more" if len(heads) > 3 else ""
+    return (f"a head of its own in the checkpoint is not used: {', '.join(heads[:3])}{more}",)
+
+
+def model_folder(directory: Path) -> Path:
+    """The folder of the model itself: of a run of `heads finetune` the one in it.
+
+    Raises `ModelError` for a run that has no encoder of its own.
+    """
+    if (directory / "config.json").exists() or not (directory / "run_manifest.json").exists():
+        return directory
+    if (directory / "encoder" / "config.json").exists():
+        return directory / "encoder"
+    raise ModelError(
+        f"{directory} is a run that left its encoder as it was: name that one (`encoder` in its run_manifest.json)"
     )
 
 
@@ -213,7 +283,7 @@ def _random(
         authors_layer=entry.layer,
         meaningless=True,
         in_float32=partial(family.build, config, read, torch.float32, device, keep=False),
-        weights=Weights(family, config, read, entry.config(), None, entry.kind),
+        weights=Weights(family, config, read, entry.config(), None),
     )
 
 

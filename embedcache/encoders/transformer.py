@@ -54,7 +54,7 @@ class TransformerEncoder(Encoder):
         in_float32: Callable[[], FrozenTrunk] | None = None,
         weights: Weights | None = None,
     ) -> None:
-        self.in_float32, self.weights = in_float32, weights
+        self.in_float32, self.weights, self.weights_digest = in_float32, weights, weights_digest
         self.origin, self.trunk, self.tokenizer = origin, trunk, tokenizer
         self.alphabet, self.unit = tokenizer.alphabet, "tokens"
         self.layers, self.hidden = trunk.config.last_state, trunk.config.hidden

@@ -23,5 +23,3 @@ class Weights:
     """Its config.json."""
     directory: Path | None
     """The folder with its files; None where the registry alone says what it looks like."""
-    kind: str | None = None
-    """Of the registry's entry (`registry.Entry.kind`), where there is one."""

@@ -1,0 +1,155 @@
+"""What one step sees: the inputs of some rows, what is true of them, and how they are mixed.
+
+Axes: n rows of a batch, T tokens, D values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedcache.encoders.packed import PackedBatch
+from embedcache.encoders.trainable import TrainableTrunk
+from embedcache.encoders.transformer import TransformerEncoder
+from embedcache.encoding import Encoding
+from embedcache.errors import HeadError
+from embedcache.tokens import Tokens
+from heads.features import Rows
+from heads.finetune.tokens import Selection, TokenRows
+from heads.finetune.vectors import Reading
+from heads.mixup import Mix
+from heads.standardised_rows import StandardisedRows
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What goes into the model for n rows: tokens, or the states below the trained layers, or the features themselves."""
+
+    layout: PackedBatch | None = None
+    reading: Reading | None = None
+    states_TD: Tensor | None = None
+    features_nD: Tensor | None = None
+    """Standardised."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of n rows with their truth (`heads.losses`)."""
+
+    positions: Rows
+    """Among the training rows."""
+    inputs: Inputs
+    truth: Tensor
+    mix: Mix | None = None
+    weight: float = 1.0
+    """Of its loss: of a batch that several processes share, a process's rows times the processes over all its rows."""
+
+
+class InputSource(Protocol):
+    """Gives the inputs of rows that are counted among all rows of a task."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) tokens of each row, 1 where rows have none."""
+        ...
+
+    def inputs(self, positions: Rows, hide: np.random.Generator | None = None) -> Inputs:
+        """Lay out some rows; `hide` draws the tokens that are hidden, where some are to be."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """Features that stay as they are: the encoder is frozen."""
+
+    rows: StandardisedRows
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.ones(len(self.rows), np.int64)
+
+    def inputs(self, positions: Rows, hide: np.random.Generator | None = None) -> Inputs:
+        return Inputs(features_nD=self.rows.take(positions))
+
+
+class StateSource(Protocol):
+    """Gives the hidden states that the trained layers start from."""
+
+    def __call__(self, selection: Selection, tokens: Tokens) -> Tensor:
+        """States (T, D) of a selection whose token ids are `tokens`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """Tokens, and where the trunk starts from states, these."""
+
+    rows: TokenRows
+    encoding: Encoding
+    trunk: TrainableTrunk
+    device: torch.device
+    mask: Mask | None = None
+    states: StateSource | None = None
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return self.rows.lengths
+
+    def inputs(self, positions: Rows, hide: np.random.Generator | None = None) -> Inputs:
+        selection = self.rows.of(positions)
+        tokens = selection.tokens
+        if hide is not None and self.mask is not None:
+            tokens = self.mask.hidden(tokens, hide)
+        layout = self.trunk.pack(tokens.ids, tokens.lengths, self.device, self.states is None)
+        reading = Reading.of(self.encoding.encoder, self.encoding.readout, selection, self.device)
+        if self.states is None:
+            return Inputs(layout, reading)
+        states_TD = self.states(selection, tokens)
+        padding = len(layout.ids_T) - layout.tokens
+        return Inputs(layout, reading, torch.nn.functional.pad(states_TD, (0, 0, 0, padding)))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Hides tokens behind the mask token."""
+
+    share: float
+    token: int
+    special: tuple[int, int]
+
+    @classmethod
+    def of(cls, encoder: TransformerEncoder, share: float) -> Mask | None:
+        """None for a share of 0; raises HeadError for an encoder that knows no mask token."""
+        if not share:
+            return None
+        token = mask_token(encoder)
+        if token is None:
+            raise HeadError(
+                f"--mask: {encoder.name} was trained without a mask token, so nothing can be hidden: leave it out"
+            )
+        return cls(share, token, encoder.special)
+
+    def hidden(self, tokens: Tokens, random: np.random.Generator) -> Tokens:
+        """The tokens with that share of them hidden; special tokens stay."""
+        place_T = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
+        left_T = np.repeat(tokens.lengths, tokens.lengths) - place_T
+        inner_T = (place_T >= self.special[0]) & (left_T > self.special[1])
+        hidden_T = inner_T & (random.random(len(tokens.ids)) < self.share)
+        return Tokens(np.where(hidden_T, self.token, tokens.ids).astype(np.int32), tokens.offsets, tokens.focus)
+
+
+def mask_token(encoder: TransformerEncoder) -> int | None:
+    """The id that stands for a hidden token; None where there is none."""
+    assert encoder.weights is not None
+    published = encoder.weights.published
+    if published.get("mask_token_id") is not None:
+        return int(published["mask_token_id"])
+    if encoder.alphabet == "cell":
+        return 1  # of Geneformer's dictionaries: <pad> 0, <mask> 1
+    known = getattr(encoder.tokenizer, "id_of", {})
+    return next((int(known[word]) for word in ("[MASK]", "<mask>") if word in known), None)

@@ -1,0 +1,129 @@
+"""What a fine-tuning starts from: an encoder, and a store of what it makes of the rows before it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedcache.encoders import load_encoder
+from embedcache.encoders.encoder import Encoder
+from embedcache.encoders.trainable import DropoutRates, TrainableTrunk
+from embedcache.encoders.transformer import TransformerEncoder
+from embedcache.encoders.trunk import TrunkConfig
+from embedcache.encoding import Encoding
+from embedcache.errors import HeadError
+from embedcache.extract import extract
+from embedcache.preflight import Options, encoding_of
+from embedcache.progress import Progress
+from embedcache.records import SEQUENCE
+from embedcache.sources.stored import StoredRecords
+from embedcache.store import Store
+from heads.finetune.options import FinetuneOptions
+from heads.runs import MANIFEST
+from heads.sequences import RawFeatures, encoder_record
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """Which encoder is trained, and what is read out of it."""
+
+    name: str | None = None
+    """None takes the encoder, layers and poolings of the store."""
+    poolings: tuple[str, ...] = ("mean",)
+    layers: tuple[str, ...] | None = None
+    overlong: str | None = None
+    precision: str = "auto"
+    random_weights: bool = False
+    seed: int = 0
+    reinit_head: bool = False
+    """Whether a run as the encoder leaves its head out."""
+
+    @property
+    def head(self) -> Path | None:
+        """The run whose head goes with the encoder; None where the encoder comes from elsewhere."""
+        if self.name is None or self.reinit_head or not (Path(self.name) / MANIFEST).exists():
+            return None
+        return Path(self.name)
+
+    @property
+    def extraction(self) -> Options:
+        """The same as options of an extraction."""
+        return Options(self.poolings, self.layers, overlong=self.overlong)
+
+    def load(self, device: str) -> Encoder:
+        """Load it by its name."""
+        assert self.name is not None
+        return load_encoder(
+            self.name, device=device, precision=self.precision, random_weights=self.random_weights, seed=self.seed
+        )
+
+
+def choose_encoding(choice: EncoderChoice, store: Store, device: str) -> Encoding:
+    """The encoder and readout by name, or those of the store; raises HeadError where they cannot be had."""
+    if choice.name is not None:
+        return encoding_of(choice.load(device), choice.extraction)
+    return RawFeatures.load(encoder_record(store), store.fingerprint, device=device).encoding
+
+
+def check_trainable(encoding: Encoding, options: FinetuneOptions, store: Store) -> None:
+    """Raise HeadError, or ModelError, where this encoder cannot be trained so on this store."""
+    if not options.trains_encoder:
+        return
+    encoder = encoding.encoder
+    if not isinstance(encoder, TransformerEncoder) or encoder.weights is None:
+        what = "has no weights" if not encoder.layers else "runs through transformers' own code"
+        raise HeadError(
+            f"{encoder.name} {what} and cannot be trained here: take --mode frozen, or an encoder of a known family with "
+            "--model (see `embedcache models`)"
+        )
+    if not isinstance(encoder.weights.config, TrunkConfig):
+        TrainableTrunk.of(encoder.weights)  # which says why not
+    if SEQUENCE not in store.column_names:
+        raise HeadError(
+            f"{store.path} keeps no sequences (it was extracted with --drop-sequence), and the encoder must read them: "
+            "extract it without, or take --mode frozen"
+        )
+    last = max(block.layer for block in encoding.readout.blocks)
+    first = min(block.layer for block in encoding.readout.blocks)
+    if options.mode == "top" and not 1 <= options.top_layers <= last:
+        raise HeadError(
+            f"--top-layers {options.top_layers}: {encoder.name} has {last} layers up to the one that is read out; give 1 to "
+            f"{last}, or --mode full"
+        )
+    if options.mode == "top" and first < last - options.top_layers:
+        raise HeadError(
+            f"--top-layers {options.top_layers} trains layers {last - options.top_layers + 1} to {last}, and layer {first} "
+            "is read out too: give more --top-layers, or read out one --layer"
+        )
+    for name in ("hidden", "attention"):
+        rate = getattr(options, f"{name}_dropout")
+        if rate is not None and not 0 <= rate < 1:
+            raise HeadError(f"--{name}-dropout {rate:g}: give a share from 0 to below 1")
+
+
+def dropout_rates(encoder: TransformerEncoder, options: FinetuneOptions) -> DropoutRates:
+    """Those that were asked for, else those of the encoder's config.json."""
+    assert encoder.weights is not None
+    published = DropoutRates.published(encoder.weights.published)
+    hidden, attention = options.hidden_dropout, options.attention_dropout
+    return DropoutRates(
+        published.hidden if hidden is None else hidden, published.attention if attention is None else attention
+    )
+
+
+def features_of(store: Store, encoding: Encoding, place: Path, progress: Progress) -> Store:
+    """Encode all rows of a store anew into another, or go on with that; the store itself where it holds the same."""
+    if store.fingerprint == encoding.fingerprint and not store.per_token:
+        return store
+    readout = encoding.readout
+    options = Options(
+        poolings=tuple(dict.fromkeys(block.pooling for block in readout.blocks)),
+        layers=tuple(dict.fromkeys(block.layer for block in readout.blocks)),
+        one_based=encoding.one_based,
+        dtype=str(store.dtype),
+        overlong=encoding.overlong,
+        on_bad_row="quarantine" if len(store.quarantined) else "stop",
+        any_alphabet=True,
+    )
+    extract(StoredRecords(store), encoding.encoder, place, options, progress)
+    return Store(place)

@@ -1,0 +1,339 @@
+"""One training: the model as it starts, the rows it sees and is judged on, and what of it is kept.
+
+Axes: n rows, O scores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from embedcache.encoders.linear import product_type
+from embedcache.encoders.loading import find_type
+from embedcache.encoders.trainable import TrainableTrunk
+from embedcache.encoders.transformer import TransformerEncoder
+from embedcache.encoding import Encoding
+from embedcache.errors import HeadError
+from embedcache.packing import pack
+from embedcache.progress import Progress
+from embedcache.store import Store
+from heads.features import Rows, Standardisation
+from heads.finetune.batch import Batch, FeatureInputs, InputSource, Mask, StateSource, TokenInputs
+from heads.finetune.ground import dropout_rates
+from heads.finetune.journal import Journal, Judgement, last_checkpoint
+from heads.finetune.lora import add_adapters
+from heads.finetune.model import FinetuneModel, Products
+from heads.finetune.options import FinetuneOptions
+from heads.finetune.order import Order, Ticket
+from heads.finetune.processes import Processes
+from heads.finetune.rates import parameter_groups
+from heads.finetune.states import ComputedStates, StoredStates, store_states
+from heads.finetune.tokens import TokenRows
+from heads.fit import Recipe
+from heads.fitting import Fitted, Problem, Record
+from heads.fitting import Progress as Told
+from heads.losses import predictions
+from heads.metrics import score
+from heads.mlp import first_heads, prepare
+from heads.mlp_model import MLPModel
+from heads.mlp_training import RESCALING_ROWS, rescaling
+from heads.schedule import rate
+from heads.splits import TRAIN, VAL
+from heads.standardised_rows import StandardisedRows
+from heads.target import Codes
+from heads.task import Task
+
+JUDGED_TOKENS = 16_384
+"""Tokens, or rows of features, that are judged together."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a training needs to know."""
+
+    store: Store
+    """Features of the encoder before it is trained."""
+    task: Task
+    encoding: Encoding
+    options: FinetuneOptions
+    recipe: Recipe
+    work: Path
+    processes: Processes
+    progress: Progress
+    told: Told
+
+
+class Workshop:
+    """Model, inputs and regime of a training, put together."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting, self.task = setting, setting.task
+        self.device = setting.processes.device
+        self.train, self.val = self.task.part(TRAIN), self.task.part(VAL)
+        options, recipe = setting.options, setting.recipe
+        memory = recipe.memory_bytes if options.mode == "frozen" else 0
+        problem = Problem(
+            setting.store,
+            self.task.examples(TRAIN),
+            self.task.examples(VAL),
+            recipe.select,
+            recipe.seed,
+            self.device,
+            memory,
+        )
+        start = None if recipe.start is None else recipe.start.head
+        assert start is None or isinstance(start, MLPModel)
+        self.regime, self.standardisation = prepare(problem, options.head, start)
+        head = first_heads(problem, options.head, self.regime, options.head.grid(), start)
+        trunk = self._trunk() if options.trains_encoder else None
+        self.products = self._products()
+        self.model = FinetuneModel(
+            trunk,
+            setting.encoding.readout,
+            head,
+            self.standardisation,
+            self.regime.loss,
+            options.head.dropout[0],
+            self.products,
+        ).to(self.device)
+        self.inputs = self._inputs(trunk, memory)
+
+    def _trunk(self) -> TrainableTrunk:
+        """The layers that are trained."""
+        options, encoder = self.setting.options, self._encoder
+        assert encoder.weights is not None
+        stop = max(block.layer for block in self.setting.encoding.readout.blocks)
+        first = stop - options.top_layers if options.mode == "top" else 0
+        rates = dropout_rates(encoder, options)
+        trunk = TrainableTrunk.of(encoder.weights, rates=rates, first=first, stop=stop, recompute=options.recompute)
+        if options.lora is not None:
+            add_adapters(trunk, options.lora, self.setting.recipe.seed)
+        return trunk
+
+    @property
+    def _encoder(self) -> TransformerEncoder:
+        encoder = self.setting.encoding.encoder
+        assert isinstance(encoder, TransformerEncoder)
+        return encoder
+
+    def _products(self) -> Products:
+        """A frozen encoder's head multiplies as `heads train --head mlp` does, any other as was asked for."""
+        if self.setting.options.mode == "frozen":
+            return Products(torch.float32, product_type(torch.bfloat16, self.device))
+        asked = find_type(self.setting.options.precision, self.device)
+        return Products(asked, asked)
+
+    def _inputs(self, trunk: TrainableTrunk | None, memory: int) -> InputSource:
+        setting, task = self.setting, self.task
+        if trunk is None:
+            return FeatureInputs(
+                StandardisedRows(setting.store, task.rows, self.standardisation, self.device, memory_bytes=memory)
+            )
+        rows = TokenRows.read(setting.store, task.rows, setting.encoding)
+        mask = Mask.of(self._encoder, setting.options.mask)
+        states = self._states(rows, trunk.first) if setting.options.mode == "top" else None
+        return TokenInputs(rows, setting.encoding, trunk, self.device, mask, states)
+
+    def _states(self, rows: TokenRows, layer: int) -> StateSource:
+        setting = self.setting
+        if not setting.options.caches:
+            return ComputedStates(self._encoder, layer)
+        place = setting.work / "states.zarr"
+        with setting.processes.first_does() as mine:
+            if mine:
+                store_states(
+                    place, setting.store, self.task.rows, rows, self._encoder, layer, setting.options.cache_dtype,
+                    setting.progress,
+                )  # fmt: skip
+        return StoredStates(Store(place), rows, self.device)
+
+    @property
+    def order(self) -> Order:
+        """Which rows each step takes, counted among the training rows."""
+        options, processes = self.setting.options, self.setting.processes
+        lengths = None if options.batch_tokens is None else self.inputs.lengths[self.train]
+        return Order(
+            self.regime.sampler, self._seeds, len(self.train), options.head.batch_size, lengths, options.batch_tokens or 0,
+            processes.index, processes.count,
+        )  # fmt: skip
+
+    @property
+    def _seeds(self) -> tuple[int, int]:
+        return self.setting.recipe.seed, self.setting.options.head.seeds[0]
+
+    @property
+    def dropout_seed(self) -> int:
+        """The one of `heads train --head mlp`."""
+        _, drop = np.random.SeedSequence(list(self._seeds)).spawn(2)
+        return int(drop.generate_state(1)[0])
+
+    def batch(self, ticket: Ticket) -> Batch:
+        """What one step sees."""
+        regime, random = self.regime, np.random.default_rng(ticket.seed)
+        hide = random if self.setting.options.mask else None
+        inputs = self.inputs.inputs(self.train[ticket.positions], hide)
+        truth = regime.train.truth(regime.loss, torch.from_numpy(ticket.positions).to(self.device))
+        mix = regime.mixup.draw(len(ticket.positions), random) if regime.mixup.active else None
+        return Batch(ticket.positions, inputs, truth, mix, ticket.weight)
+
+    def ids(self, positions: Rows) -> Sequence[str]:
+        """Ids of training rows."""
+        rows = self.task.rows[self.train[positions]]
+        return [str(name) for name in self.setting.store.ids[rows]]
+
+    # judging
+
+    @torch.no_grad()
+    def scores(self, positions: Codes) -> torch.Tensor:
+        """Scores (n, O) of rows of the task, each process its share of them."""
+        processes, lengths = self.setting.processes, self.inputs.lengths[positions]
+        out_nO = torch.zeros(len(positions), self.model.head.sizes[-1])
+        self.model.eval()
+        found = []
+        for part in list(pack(lengths, JUDGED_TOKENS))[processes.index :: processes.count]:
+            found.append((part, self.model.scores(self.inputs.inputs(positions[part])).cpu()))
+        for part, scores in (one for own in processes.gather(found) for one in own):
+            out_nO[part] = scores
+        return out_nO
+
+    def judge(self) -> Judgement:
+        """Metric and loss of the validation rows as the model is."""
+        regime, scores_nO = self.regime, self.scores(self.val)
+        bad_n = ~torch.isfinite(scores_nO).all(1)
+        if bad_n.any():
+            row = int(self.task.rows[self.val[int(bad_n.nonzero()[0])]])
+            raise HeadError(
+                f"the scores of validation row {row} are not finite numbers, the training has gone astray: give lower --lr "
+                "and --head-lr"
+            )
+        scale, shift = self.rescaling()
+        outputs = predictions(regime.loss.target, scores_nO.double() * scale + shift).numpy()
+        value = score(regime.val.target, outputs, regime.select, regime.loss.quantiles)
+        truth = regime.val.truth(regime.loss, slice(None)).cpu()
+        return Judgement(value, float(regime.loss(scores_nO[None], truth[None])[0]))
+
+    def rescaling(self) -> tuple[float, float]:
+        """Scale and shift that bring scores to the units of the target."""
+        regime = self.regime
+        if regime.loss.regression != "correlation" or regime.loss.target != "regression":
+            return regime.scale, regime.shift
+        positions = np.arange(0, len(self.train), -(-len(self.train) // RESCALING_ROWS))
+        truth_n = regime.train.values[torch.from_numpy(positions).to(self.device)].cpu().double()
+        return rescaling(self.scores(self.train[positions])[:, 0].double(), truth_n, regime.scale, regime.shift)
+
+    def fitted_head(self) -> MLPModel:
+        """The head as it is saved."""
+        scale, shift = self.rescaling()
+        head = self.model.head.head(0).cpu()
+        at_rest: Standardisation = self.standardisation.on("cpu")
+        return MLPModel(at_rest, head, self.regime.loss.target, self.regime.loss.quantiles, scale, shift)
+
+
+def train_model(workshop: Workshop, report: str) -> Fitted:
+    """Train to the end, or go on from the last checkpoint, and keep the best epoch; the model has its weights then."""
+    from heads.finetune.trainer import Course, FinetuneTrainer, best_of, load_best
+
+    setting, options = workshop.setting, workshop.setting.options
+    head = options.head
+    course = Course(
+        workshop.order,
+        workshop.batch,
+        workshop.judge,
+        workshop.ids,
+        parameter_groups(workshop.model, options),
+        lambda step, steps: rate(head.schedule, step, steps, head.warmup),
+        workshop.dropout_seed,
+        options.save_steps,
+        setting.told,
+    )
+    arguments = _arguments(workshop, report)
+    journal = Journal(setting.recipe.select, head.patience)
+    trainer = FinetuneTrainer(workshop.model, arguments, course, journal)
+    trainer.run(last_checkpoint(setting.work))
+    setting.processes.wait()
+    best = best_of(setting.work)
+    assert best is not None
+    load_best(workshop.model, setting.work)
+    history = tuple(trainer.journal.records)
+    return Fitted(workshop.fitted_head(), (_trial(workshop, best, len(history)),), 0, history, _notes(workshop, best))
+
+
+def _trial(workshop: Workshop, best: tuple[int, float], epochs: int) -> Record:
+    options, trunk = workshop.setting.options, workshop.model.trunk
+    learned = sum(parameter.numel() for parameter in workshop.model.parameters() if parameter.requires_grad)
+    return {
+        "mode": options.mode,
+        "layers": None if trunk is None else trunk.stop - trunk.first,
+        "lora": None if options.lora is None else options.lora.rank,
+        "trained": learned,
+        "lr": options.lr if options.trains_encoder else None,
+        "head_lr": options.head.lr[0],
+        "weight_decay": options.weight_decay if options.trains_encoder else options.head.weight_decay[0],
+        "dropout": options.head.dropout[0],
+        f"val_{workshop.setting.recipe.select}": best[1],
+        "best_epoch": best[0],
+        "epochs": epochs,
+    }
+
+
+def _notes(workshop: Workshop, best: tuple[int, float]) -> tuple[str, ...]:
+    select, epochs = workshop.setting.recipe.select, workshop.setting.options.head.epochs
+    if not np.isfinite(best[1]):
+        return (f"{select} is not defined on the validation rows: the first epoch was taken",)
+    if best[0] == epochs > 1:
+        return (f"the best epoch is the last of {epochs}: more --epochs may do better",)
+    return ()
+
+
+def _arguments(workshop: Workshop, report: str) -> Any:
+    """transformers' own arguments: what it does for us, and nothing beside."""
+    from transformers import TrainingArguments
+
+    setting, options, products = workshop.setting, workshop.setting.options, workshop.products
+    _keep_trackers_here(setting.work)
+    cuda = workshop.device.type == "cuda"
+    arguments = TrainingArguments(
+        output_dir=str(setting.work),
+        num_train_epochs=options.head.epochs,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=options.accumulate,
+        max_grad_norm=options.clip,
+        fp16=products.encoder == torch.float16,
+        eval_strategy="no",
+        save_strategy="no",
+        save_total_limit=2,
+        logging_strategy="steps",
+        logging_steps=max(1, workshop.order.batches // options.accumulate // 20),
+        logging_nan_inf_filter=False,
+        report_to=list(options.report_to) or "none",
+        run_name=report,
+        seed=setting.recipe.seed % 2**32,
+        use_cpu=not cuda,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        ddp_backend=None if setting.processes.count == 1 else "nccl" if cuda else "gloo",
+        log_level="error",
+        log_level_replica="error",
+    )
+    if setting.processes.count == 1:
+        arguments._n_gpu = min(arguments._n_gpu, 1)  # several GPUs are shared by torchrun, not by threads
+    return arguments
+
+
+def _keep_trackers_here(work: Path) -> None:
+    """Trackers write beside the training and ask no server, unless the environment says otherwise."""
+    for name, value in {
+        "TENSORBOARD_LOGGING_DIR": str(work / "logs"),
+        "MLFLOW_TRACKING_URI": (work / "logs" / "mlruns").absolute().as_uri(),
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(work / "logs"),
+    }.items():
+        os.environ.setdefault(name, value)
