@@ -17,7 +17,7 @@ from embedcache.errors import HeadError
 from heads import saved
 from heads.features import Rows, RowSource
 from heads.rearrangement import rearrange
-from heads.runs import MANIFEST, MODEL, PREDICTIONS
+from heads.runs import ENCODER, MANIFEST, MODEL, PREDICTIONS
 from heads.saved import HeadCard, SavedHead
 from heads.target import Doubles
 from heads.task import GROUP, NONE, SPLIT, Columns
@@ -51,6 +51,12 @@ class Run:
         """Outputs (n, outputs) of rows of features as they are stored, the mean of all heads."""
         mean = np.mean([head.outputs(source, rows, device) for head in self.heads], axis=0)
         return rearrange(mean) if len(self.first.head.quantiles) > 1 else mean
+
+    @property
+    def encoder(self) -> Path | None:
+        """The folder of the encoder that was trained with the head; None for runs that left it as it was."""
+        folder = self.path / ENCODER
+        return folder if (folder / "config.json").exists() else None
 
     @property
     def split_column(self) -> str:

@@ -161,7 +161,11 @@ def predict_sequences(
     """
     run = open_run(run_path)
     raw = RawFeatures.load(
-        run.card.encoder, run.card.fingerprint, model=model, device=device, trust_remote_code=trust_remote_code
+        run.card.encoder,
+        run.card.fingerprint,
+        model=model or (None if run.encoder is None else str(run.encoder)),
+        device=device,
+        trust_remote_code=trust_remote_code,
     )
     column = None if aggregate is None else aggregate.column_in(source.columns, run.group_column, source.name)
     arrivals = None if run.first.profile is None else Arrivals(run.first.profile)

@@ -11,6 +11,7 @@ breakdown.csv             the head's metrics by stratum and by group
 split_certificate.json    what was looked for between train and the rows that judge, and what was found
 model/                    the head (see `heads.head`)
 baselines/                what it must beat, as fitted on the training rows (`heads.saved_baselines`)
+encoder/, features.zarr   of a fine-tuning: the encoder as it was trained, and the rows as it sees them
 README.md                 the model card
 plots/, report.html
 """
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 MANIFEST, METRICS, CONFIG, HISTORY = "run_manifest.json", "metrics.json", "config.yaml", "history.csv"
 GRID, BREAKDOWN, CERTIFICATE = "grid.csv", "breakdown.csv", "split_certificate.json"
+ENCODER = "encoder"
+"""Folder of the encoder that a fine-tuning trained."""
 PREDICTIONS, ARRAYS, MODEL, PLOTS, REPORT = (
     "predictions.parquet",
     "predictions_val_test.npz",

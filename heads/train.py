@@ -189,8 +189,8 @@ def recipe_of(options: TrainOptions, store: Store, task: Task) -> Recipe:
         if (card.fingerprint, card.dim) != (store.fingerprint, store.dim) or not card.matches(task.target):
             raise HeadError(
                 f"{options.start_flag} {options.start} was trained on {card.encoder.get('name')} for "
-                f"{', '.join(map(str, card.names))} ({card.target}); this training is on {store.attrs['encoder']['name']} for "
-                f"{', '.join(map(str, task.target.names))} ({task.target.kind})"
+                f"{', '.join(map(str, card.names))} ({card.target}); this training is on "
+                f"{store.attrs['encoder']['name']} for {', '.join(map(str, task.target.names))} ({task.target.kind})"
             )
     head = options.head if options.pos_weight is None else _with_pos_weight(options, task)
     if start is not None and isinstance(start.head, MLPModel) and head.hidden == MLPOptions().hidden:

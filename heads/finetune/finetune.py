@@ -50,7 +50,7 @@ from heads.train import Training, TrainOptions, account, introduce, plain, recip
 from heads.write_run import write_run
 
 Say = Callable[[str], None]
-TRAINING, ENCODER, FEATURES = ".training", "encoder", "features.zarr"
+TRAINING, FEATURES = ".training", "features.zarr"
 
 
 def finetune(
@@ -120,8 +120,8 @@ def finetune(
             return None
         tuned, tuned_encoding = store, encoding
         if options.trains_encoder:
-            save_encoder(work / ENCODER, workshop.model, encoding, options)
-            tuned_encoding = load_tuned(work / ENCODER, encoding, outdir)
+            save_encoder(work / runs.ENCODER, workshop.model, encoding, options)
+            tuned_encoding = load_tuned(work / runs.ENCODER, encoding, outdir)
             tuned = features_of(rows, tuned_encoding, work / "tuned.zarr", progress)
         arguments = {
             "features": str(features), **plain(shared), "finetune": plain(options), "encoder": plain(choice),
@@ -232,15 +232,9 @@ def _write(
         )
         manifest = replace(manifest, dataset_path=run.dataset)
         write_run(folder, store, outcome, manifest, certificate, shared.judging, notes)
-        for kept, place in ((ENCODER, ENCODER), ("tuned.zarr", FEATURES), ("logs", "logs")):
+        for kept, place in ((runs.ENCODER, runs.ENCODER), ("tuned.zarr", FEATURES), ("logs", "logs")):
             if (work / kept).exists() and (options.trains_encoder or kept == "logs"):
                 (work / kept).rename(folder / place)
     if not keep:
         shutil.rmtree(work)
     return Training(run.outdir, outcome.results, (), report.shown_metrics(task.target.kind, fit.fitted.head.quantiles))
-
-
-def encoder_of(run: Path) -> Path | None:
-    """The folder of the encoder that a run trained; None for runs that left it as it was."""
-    folder = run / ENCODER
-    return folder if (folder / "config.json").exists() else None

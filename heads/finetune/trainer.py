@@ -95,6 +95,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """All rates rise and fall together."""
         self._created_lr_scheduler = True
+        assert self.optimizer is not None
         last = num_training_steps - 1
         self.lr_scheduler = LambdaLR(
             self.optimizer, lambda step: self.course.share(min(step, last), num_training_steps)
