@@ -30,7 +30,7 @@ from embedcache.input_options import InputOptions
 from embedcache.progress import Progress
 from embedcache.sources import open_records
 from embedcache.store import Store
-from heads import report, runs
+from heads import report, runs, saved_baselines
 from heads.certificates import Certificates, certify_task
 from heads.features import pick_device
 from heads.finetune.ground import EncoderChoice, check_trainable, choose_encoding, features_of
@@ -46,7 +46,17 @@ from heads.rounds import Setting as JudgingSetting
 from heads.rounds import judge_once
 from heads.splits import TRAIN, VAL
 from heads.task import Task, load_task, split_task
-from heads.train import Training, TrainOptions, account, introduce, plain, recipe_of, save_heads
+from heads.train import (
+    Training,
+    TrainOptions,
+    account,
+    detections_of,
+    detector_of_task,
+    introduce,
+    plain,
+    recipe_of,
+    save_heads,
+)
 from heads.write_run import write_run
 
 Say = Callable[[str], None]
@@ -124,8 +134,8 @@ def finetune(
             tuned_encoding = load_tuned(work / runs.ENCODER, encoding, outdir)
             tuned = features_of(rows, tuned_encoding, work / "tuned.zarr", progress)
         arguments = {
-            "features": str(features), **plain(shared), "finetune": plain(options), "encoder": plain(choice),
-            "columns": asdict(task.columns), "select": recipe.select,
+            "features": str(features), **plain(shared), "columns": asdict(task.columns), "select": recipe.select,
+            "finetune": plain(options) | {"head": None}, "encoder": plain(choice),
         }  # fmt: skip
         run = _Run(outdir, started, arguments, str(rows.path.resolve()))
         return _write(
@@ -231,10 +241,12 @@ def _write(
             certificate=certificate.hash,
         )
         manifest = replace(manifest, dataset_path=run.dataset)
-        write_run(folder, store, outcome, manifest, certificate, shared.judging, notes)
+        detections = detections_of(outcome, detector_of_task(shared, store, task), shared.judging)
+        write_run(folder, store, outcome, manifest, certificate, shared.judging, notes, detections)
         for kept, place in ((runs.ENCODER, runs.ENCODER), ("tuned.zarr", FEATURES), ("logs", "logs")):
             if (work / kept).exists() and (options.trains_encoder or kept == "logs"):
                 (work / kept).rename(folder / place)
     if not keep:
         shutil.rmtree(work)
-    return Training(run.outdir, outcome.results, (), report.shown_metrics(task.target.kind, fit.fitted.head.quantiles))
+    shown = report.shown_metrics(task.target.kind, fit.fitted.head.quantiles)
+    return Training(run.outdir, outcome.results, (), shown, detections)

@@ -13,11 +13,13 @@ from embedcache.encoders.trunk import TrunkConfig
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
 from embedcache.extract import extract
+from embedcache.input_options import InputOptions
 from embedcache.preflight import Options, encoding_of
 from embedcache.progress import Progress
 from embedcache.records import SEQUENCE
-from embedcache.sources.stored import StoredRecords
-from embedcache.store import Store
+from embedcache.sources import open_records
+from embedcache.store import Store, open_store
+from embedcache.views import MIDDLE
 from heads.finetune.options import FinetuneOptions
 from heads.runs import MANIFEST
 from heads.sequences import RawFeatures, encoder_record
@@ -61,7 +63,7 @@ class EncoderChoice:
 def choose_encoding(choice: EncoderChoice, store: Store, device: str) -> Encoding:
     """The encoder and readout by name, or those of the store; raises HeadError where they cannot be had."""
     if choice.name is not None:
-        return encoding_of(choice.load(device), choice.extraction)
+        return encoding_of(choice.load(device), choice.extraction, store.column_names)
     return RawFeatures.load(encoder_record(store), store.fingerprint, device=device).encoding
 
 
@@ -120,10 +122,14 @@ def features_of(store: Store, encoding: Encoding, place: Path, progress: Progres
         poolings=tuple(dict.fromkeys(block.pooling for block in readout.blocks)),
         layers=tuple(dict.fromkeys(block.layer for block in readout.blocks)),
         one_based=encoding.one_based,
+        views=encoding.scope.views,
+        center=encoding.scope.center or MIDDLE,
+        edge=encoding.scope.edge,
+        strands=encoding.scope.strands,
         dtype=str(store.dtype),
         overlong=encoding.overlong,
         on_bad_row="quarantine" if len(store.quarantined) else "stop",
         any_alphabet=True,
     )
-    extract(StoredRecords(store), encoding.encoder, place, options, progress)
-    return Store(place)
+    extract(open_records(InputOptions((str(store.path),))), encoding.encoder, place, options, progress)
+    return open_store(place)

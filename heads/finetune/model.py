@@ -89,7 +89,7 @@ class FinetuneModel(nn.Module):
                 blocks |= inputs.reading(layer, states_TD.float())
                 if layer == last:
                     break
-        values_nD = torch.cat([blocks[number] for number in range(len(blocks))], dim=1).float()
+        values_nD = inputs.reading.rows(torch.cat([blocks[number] for number in range(len(blocks))], dim=1).float())
         return (values_nD - self.centre) * self.factor
 
     def _scores(self, values_nD: Tensor) -> Tensor:

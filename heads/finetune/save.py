@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from embedcache.encoders import load_encoder
@@ -42,4 +43,4 @@ def load_tuned(folder: Path, before: Encoding, run: Path) -> Encoding:
     readout = encoder.readout(
         tuple(dict.fromkeys(block.pooling for block in blocks)), tuple(dict.fromkeys(block.layer for block in blocks))
     )
-    return Encoding(encoder, readout, before.overlong, before.one_based)
+    return replace(before, encoder=encoder, readout=readout)

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from embedcache.commit import StoreWriter, create_store
-from embedcache.encoders.encoder import fingerprint
 from embedcache.encoders.tokenizers.tokenizer import offsets_of
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.errors import HeadError, StoreError
+from embedcache.fingerprint import fingerprint
 from embedcache.layout import TOKEN_UNIT, Layout
 from embedcache.packing import pack
 from embedcache.progress import Progress, size
-from embedcache.store import FORMAT, FORMAT_VERSION, Commit, Store, read_attributes, read_commits
+from embedcache.store import FORMAT, FORMAT_VERSION, Commit, Store, open_store, read_attributes, read_commits
 from embedcache.tokens import Tokens
-from heads.features import Rows
 from heads.finetune.tokens import Selection, TokenRows
 
 SHARD_TOKENS = 65_536
@@ -69,17 +69,23 @@ def states_of(encoder: TransformerEncoder, tokens: Tokens, layer: int) -> Tensor
 
 
 def store_states(
-    path: Path, store: Store, task_rows: Rows, rows: TokenRows, encoder: TransformerEncoder, layer: int, dtype: str,
-    progress: Progress,
+    path: Path, rows: TokenRows, encoder: TransformerEncoder, layer: int, dtype: str, progress: Progress
 ) -> Store:  # fmt: skip
-    """Compute the states of a layer for all rows, or go on where an earlier run stopped; a finished store is opened.
+    """Compute the states of a layer for all passages of rows, each once, or go on where an earlier run stopped.
+
+    Record i of the store is passage i, special tokens included, its windows end to end.
 
     Raises HeadError where something else lies at `path`, StoreError where the disk is full.
     """
-    ids = store.column("id").take(pa.array(task_rows))
-    layout = Layout(len(rows), encoder.hidden, dtype, _shard_rows(rows), offsets_of(rows.lengths))
+    layout = Layout(
+        len(rows.passage_tokens),
+        encoder.hidden,
+        dtype,
+        _shard_rows(rows.passage_tokens),
+        offsets_of(rows.passage_tokens),
+    )
     digest = hashlib.sha256(rows.windows.tokens.ids.tobytes() + rows.windows.tokens.offsets.tobytes()).hexdigest()[:32]
-    attributes = _attributes(encoder, layer, digest, store)
+    attributes = _attributes(encoder, layer, digest)
     if path.exists():
         _check_there(path, attributes)
     else:
@@ -92,14 +98,14 @@ def store_states(
         progress.say(f"states   of layer {layer}, {layout.length:,} tokens, {size(bytes_)} in {path}, computed once")
         progress.start(sum(int(np.diff(layout.span(shard))[0]) for shard in todo))
     for shard in todo:
-        _write(writer, layout, shard, rows, encoder, layer, task_rows, ids, attributes["fingerprint"], progress)
+        _write(writer, layout, shard, rows, encoder, layer, attributes["fingerprint"], progress)
     progress.stop()
-    return Store(path)
+    return open_store(path)
 
 
 def _write(
-    writer: StoreWriter, layout: Layout, shard: int, rows: TokenRows, encoder: TransformerEncoder, layer: int,
-    task_rows: Rows, ids: pa.ChunkedArray, mark: str, progress: Progress,
+    writer: StoreWriter, layout: Layout, shard: int, rows: TokenRows, encoder: TransformerEncoder, layer: int, mark: str,
+    progress: Progress,
 ) -> None:  # fmt: skip
     start, stop = layout.bounds(shard)
     values_TD = np.empty((int(layout.starts(shard)[-1]), layout.dim), layout.dtype)
@@ -115,12 +121,15 @@ def _write(
         progress.advance(len(tokens.ids), len(windows))
     if not np.isfinite(values_TD).all():
         raise HeadError(f"states of layer {layer} lie beyond {layout.dtype}: take --cache-dtype float32, or --no-cache")
-    table = pa.table({"row": pa.array(task_rows[start:stop]), "id": ids.slice(start, stop - start)})
+    numbers = range(start, stop)
+    table = pa.table(
+        {"row": pa.array(numbers, pa.int64()), "id": pa.array([f"passage-{number}" for number in numbers])}
+    )
     with writer.locked(shard):
         writer.write_shard(values_TD, table, Commit(shard, stop - start, "", "", 0, "", 0, "", fingerprint=mark))
 
 
-def _attributes(encoder: TransformerEncoder, layer: int, digest: str, store: Store) -> dict[str, Any]:
+def _attributes(encoder: TransformerEncoder, layer: int, digest: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -129,7 +138,7 @@ def _attributes(encoder: TransformerEncoder, layer: int, digest: str, store: Sto
         "blocks": [
             {"name": f"layer{layer}.tokens", "start": 0, "stop": encoder.hidden, "layer": layer, "pooling": "none"}
         ],
-        "made_for": f"heads finetune --mode top on {store.path}",
+        "made_for": "heads finetune --mode top",
     }
 
 
@@ -144,7 +153,7 @@ def _check_there(path: Path, attributes: dict[str, Any]) -> None:
         )
 
 
-def _shard_rows(rows: TokenRows) -> int:
-    """Rows of about `SHARD_TOKENS` tokens."""
-    mean = max(int(rows.lengths.mean()), 1)
+def _shard_rows(lengths: NDArray[np.int64]) -> int:
+    """Passages of about `SHARD_TOKENS` tokens."""
+    mean = max(int(lengths.mean()), 1)
     return max(TOKEN_UNIT, SHARD_TOKENS // mean // TOKEN_UNIT * TOKEN_UNIT)

@@ -22,7 +22,7 @@ from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
 from embedcache.packing import pack
 from embedcache.progress import Progress
-from embedcache.store import Store
+from embedcache.store import Store, open_store
 from heads.features import Rows, Standardisation
 from heads.finetune.batch import Batch, FeatureInputs, InputSource, Mask, StateSource, TokenInputs
 from heads.finetune.ground import dropout_rates
@@ -147,11 +147,8 @@ class Workshop:
         place = setting.work / "states.zarr"
         with setting.processes.first_does() as mine:
             if mine:
-                store_states(
-                    place, setting.store, self.task.rows, rows, self._encoder, layer, setting.options.cache_dtype,
-                    setting.progress,
-                )  # fmt: skip
-        return StoredStates(Store(place), rows, self.device)
+                store_states(place, rows, self._encoder, layer, setting.options.cache_dtype, setting.progress)
+        return StoredStates(open_store(place), rows, self.device)
 
     @property
     def order(self) -> Order:

@@ -1,6 +1,7 @@
-"""From hidden states to one vector a row, with gradients: the poolings of `embedcache.pooling`, and windows joined.
+"""From hidden states to one vector a row, with gradients: the poolings of `embedcache.pooling`, windows joined, strands
+averaged, views side by side.
 
-Axes: n rows of a batch, W windows of them, T tokens, D values, R of the readout.
+Axes: n rows of a batch, V views, S strands, P passages of the rows, W windows of the passages, T tokens, D values.
 """
 
 from __future__ import annotations
@@ -22,37 +23,37 @@ _AT_ONE = ("cls", "last")
 
 @dataclass(frozen=True)
 class Pooled:
-    """Where one pooling finds its tokens in a batch, and how windows of a row go together."""
+    """Where one pooling finds its tokens in a batch, and how windows of a passage go together."""
 
     how: str
     parts: Tensor
     """(W,) one token each of ``cls`` and ``last``; else (3 W,) of `parts_of`."""
     weights: Tensor
-    """(W,) of each window in the mean of its row."""
+    """(W,) of each window in the mean of its passage."""
 
-    def __call__(self, states_TD: Tensor, row_W: Tensor, last_n: Tensor, counts_n: Tensor, several: bool) -> Tensor:
-        """States (T, D) of a batch -> (n, D)."""
+    def __call__(self, states_TD: Tensor, passage_W: Tensor, last_P: Tensor, counts_P: Tensor, several: bool) -> Tensor:
+        """States (T, D) of a batch -> (P, D)."""
         if self.how in _AT_ONE:
             pooled_WD = states_TD.index_select(0, self.parts)
         else:
             pooled_WD = pool(states_TD, self.parts, "max" if self.how == "max" else "mean")
         if not several:
-            return pooled_WD.index_select(0, last_n)
-        return self._joined(pooled_WD, row_W, last_n, counts_n)
+            return pooled_WD.index_select(0, last_P)
+        return self._joined(pooled_WD, passage_W, last_P, counts_P)
 
-    def _joined(self, pooled_WD: Tensor, row_W: Tensor, last_n: Tensor, counts_n: Tensor) -> Tensor:
+    def _joined(self, pooled_WD: Tensor, passage_W: Tensor, last_P: Tensor, counts_P: Tensor) -> Tensor:
         if self.how == "last":
-            return pooled_WD.index_select(0, last_n)
+            return pooled_WD.index_select(0, last_P)
         if self.how == "max":
-            order_W = torch.argsort(row_W, stable=True)
+            order_W = torch.argsort(passage_W, stable=True)
             return torch.segment_reduce(
-                pooled_WD.index_select(0, order_W), "max", lengths=counts_n, axis=0, unsafe=True
+                pooled_WD.index_select(0, order_W), "max", lengths=counts_P, axis=0, unsafe=True
             )
         # a window without a token that is looked at has the mean NaN and the weight 0
         weighed_WD = torch.where(self.weights[:, None] > 0, pooled_WD, 0.0) * self.weights[:, None]
-        sums_nD = weighed_WD.new_zeros(len(last_n), weighed_WD.shape[1]).index_add(0, row_W, weighed_WD)
-        totals_n = self.weights.new_zeros(len(last_n)).index_add(0, row_W, self.weights)
-        return sums_nD / totals_n[:, None]
+        sums_PD = weighed_WD.new_zeros(len(last_P), weighed_WD.shape[1]).index_add(0, passage_W, weighed_WD)
+        totals_P = self.weights.new_zeros(len(last_P)).index_add(0, passage_W, self.weights)
+        return sums_PD / totals_P[:, None]
 
 
 @dataclass(frozen=True)
@@ -61,31 +62,39 @@ class Reading:
 
     readout: Readout
     pooled: dict[str, Pooled]
-    row_W: Tensor
-    """(W,) the row of each window."""
-    last_n: Tensor
-    """(n,) the last window of each row, which is its only one mostly."""
-    counts_n: Tensor
+    passage_W: Tensor
+    """(W,) the passage of each window."""
+    last_P: Tensor
+    """(P,) the last window of each passage, which is its only one mostly."""
+    counts_P: Tensor
+    shape: tuple[int, ...]
+    """(n, V, S)."""
     several: bool
-    """Whether a row has more than one window."""
+    """Whether a passage has more than one window."""
 
     @classmethod
     def of(cls, encoder: Encoder, readout: Readout, selection: Selection, device: torch.device) -> Reading:
         """Lay it out for a batch."""
-        row_W = np.empty(len(selection.places), np.int64)
-        row_W[selection.places] = np.repeat(np.arange(len(selection.counts)), selection.counts)
-        last_n = selection.places[np.cumsum(selection.counts) - 1]
+        passage_W = np.empty(len(selection.places), np.int64)
+        passage_W[selection.places] = np.repeat(np.arange(len(selection.counts)), selection.counts)
+        last_P = selection.places[np.cumsum(selection.counts) - 1]
         pooled = {block.pooling: _pooled(encoder, block.pooling, selection, device) for block in readout.blocks}
-        at, last, counts = (torch.from_numpy(a).to(device) for a in (row_W, last_n, selection.counts))
-        return cls(readout, pooled, at, last, counts, bool((selection.counts > 1).any()))
+        at, last, counts = (torch.from_numpy(a).to(device) for a in (passage_W, last_P, selection.counts))
+        return cls(readout, pooled, at, last, counts, selection.shape, bool((selection.counts > 1).any()))
 
     def __call__(self, layer: int, states_TD: Tensor) -> dict[int, Tensor]:
-        """The blocks (n, D) that are read from a layer, by their number in the readout."""
+        """The blocks (P, D) that are read from a layer, by their number in the readout."""
         return {
-            number: self.pooled[block.pooling](states_TD, self.row_W, self.last_n, self.counts_n, self.several)
+            number: self.pooled[block.pooling](states_TD, self.passage_W, self.last_P, self.counts_P, self.several)
             for number, block in enumerate(self.readout.blocks)
             if block.layer == layer
         }
+
+    def rows(self, vectors_PR: Tensor) -> Tensor:
+        """Vectors of all passages, R values of the readout each -> one of each row, (n, V * R)."""
+        n, views, strands = self.shape
+        of_nVSR = vectors_PR.view(n, views, strands, -1)
+        return (of_nVSR[:, :, 0] if strands == 1 else of_nVSR.mean(2)).flatten(1)
 
 
 def _pooled(encoder: Encoder, how: str, selection: Selection, device: torch.device) -> Pooled:
