@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from embedcache.search.near_duplicates import Pairs, near_duplicates
 from heads.features import ArrayRows, Rows, RowSource, Standardisation, raw_blocks
-from heads.leakage import Pairs, near_duplicates
 from heads.moments import standardise
 
 T = TypeVar("T")

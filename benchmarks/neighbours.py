@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.logistic import simulate, timed
+from embedcache.search.nearest import ExactSearch
 from heads.features import Rows
-from heads.nearest import ExactSearch
 
 K = 20
 JUDGED = 200

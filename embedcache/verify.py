@@ -18,6 +18,7 @@ from embedcache.encoding import Encoding
 from embedcache.errors import ModelError, StoreError
 from embedcache.layout import CHUNK_ROWS, Layout, StorePaths, read_layout
 from embedcache.passages import Passages, encode_rows, encode_tokens
+from embedcache.rawfeatures import recorded_name
 from embedcache.records import SEQUENCE
 from embedcache.shardfile import bytes_of, chunks_held, payload
 from embedcache.store import Commit, Store, is_committed, open_store, read_commits
@@ -150,7 +151,7 @@ def recompute_rows(
     recorded = store.attrs["encoder"]
     if recorded.get("imported"):
         raise StoreError(f"{path} was imported: what made its rows is not here, so they cannot be encoded again")
-    source = model or _recorded_name(store)
+    source = model or recorded_name(recorded)
     try:
         encoder = load_encoder(
             source, device=device, precision=recorded["precision"], random_weights=recorded["meaningless"],
@@ -205,11 +206,3 @@ def _encoded_again(store: Store, encoder: Encoder, chosen: NDArray[np.int64]) ->
         for place in places.tolist():
             rows[place] = states_LD
     return rows
-
-
-def _recorded_name(store: Store) -> str:
-    recorded = store.attrs["encoder"]
-    name = recorded.get("directory") or recorded["name"]
-    if recorded.get("revision"):
-        return f"{recorded['repo_id']}@{recorded['revision']}"
-    return str(name)

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 import torch
 
 from embedcache.errors import HeadError
+from embedcache.search.near_duplicates import Pairs, closest, nearest
 from embedcache.store import Store
 from heads.features import MEMORY_BYTES, Rows, RowSource, Standardisation
 from heads.labels import MISSING
-from heads.leakage import Pairs, closest, nearest
 from heads.moments import standardise
 from heads.overlap import NearDuplicate, Nearest, Overlap, PartContents
 from heads.splits import NAMES, TEST, TRAIN, VAL

@@ -17,11 +17,11 @@ from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from embedcache.search.nearest import Metric
 from heads import boosting, neighbours, prototype
 from heads.boosting import BoostingOptions
 from heads.features import ArrayRows
 from heads.fitting import Fitted, Problem, Scalar
-from heads.nearest import Metric
 from heads.neighbours import Index, KNNOptions, Vote
 from heads.prototype import PrototypeOptions
 from heads.target import Doubles, Examples, Target

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from embedcache.errors import HeadError
-from heads.approximate import Approximate, ApproximateSearch, recall
+from embedcache.search.approximate import Approximate, ApproximateSearch, recall
+from embedcache.search.nearest import ExactSearch, Metric, Neighbours
 from heads.features import BLOCK_ROWS, Rows, RowSource
 from heads.fitting import Fitted, Problem, Record
 from heads.head import Settings, load_tensors, save_tensors
 from heads.json_values import number, numbers, whole
 from heads.metrics import better, score
-from heads.nearest import ExactSearch, Metric, Neighbours
 from heads.target import Doubles, Kind, Target
 from heads.weights import ClassWeight, row_weights
 

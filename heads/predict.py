@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 import torch
 
 from embedcache.errors import HeadError
+from embedcache.rawfeatures import RawFeatures
 from embedcache.records import ID, Source
 from embedcache.store import Store
 from heads import runs
 from heads.breakdown import Strata, numeric_bins, parse_strata
-from heads.features import Rows, open_features, pick_device
+from heads.features import ArrayRows, Rows, open_features, pick_device
 from heads.open_run import Run, open_run
 from heads.prediction_file import ByParent, prediction_file, sink_of
 from heads.profile import Arrivals, facts_of_sequences
-from heads.sequences import RawFeatures
 from heads.task import names_of, read_strata
 
 Say = Callable[[str], None]
@@ -157,16 +157,14 @@ def predict_sequences(
 ) -> None:
     """Encode the sequences of an input with the head's own encoder and score them, window by window, without a store.
 
-    Raises HeadError where the encoder that can be loaded is another one than the head was trained on.
+    Raises ModelError where the encoder that can be loaded is another one than the head was trained on.
     """
     run = open_run(run_path)
     raw = RawFeatures.load(
-        run.card.encoder,
-        run.card.fingerprint,
-        model=model or (None if run.encoder is None else str(run.encoder)),
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
+        run.card.encoder, run.card.fingerprint, whose="the head", device=device,
+        model=model or (None if run.encoder is None else str(run.encoder)), trust_remote_code=trust_remote_code,
+        instead="extract the sequences with `embedcache extract`, and give the store with --features",
+    )  # fmt: skip
     column = None if aggregate is None else aggregate.column_in(source.columns, run.group_column, source.name)
     arrivals = None if run.first.profile is None else Arrivals(run.first.profile)
     chosen, first, left = pick_device(device), 0, 0
@@ -179,9 +177,9 @@ def predict_sequences(
             rows = np.arange(len(window.features))
             if arrivals is not None and len(rows):
                 facts = facts_of_sequences(records.column("sequence"), str(run.card.encoder.get("alphabet")))
-                arrivals.add(torch.from_numpy(window.features.array).float(), facts)
+                arrivals.add(torch.from_numpy(window.features).float(), facts)
             strata = _strata_of_records(run, records)
-            decided = run.first.decide(run.outputs(window.features, rows, chosen), strata)
+            decided = run.first.decide(run.outputs(ArrayRows(window.features), rows, chosen), strata)
             numbers = first + np.flatnonzero(window.encoded)
             parents = None if column is None else records.column(column)
             sink.take(numbers, records.column(ID), parents, decided, strata)

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from embedcache.errors import HeadError
+from embedcache.rawfeatures import encoder_record
 from embedcache.store import Store
 from heads import report, runs, saved, saved_baselines
 from heads.certificate import THRESHOLD
@@ -37,7 +38,6 @@ from heads.profile import profile_of
 from heads.results import Judging, Result
 from heads.rounds import Outcome, Setting, run_folds, run_once
 from heads.saved import HeadCard, SavedHead
-from heads.sequences import encoder_record
 from heads.splits import NAMES, TRAIN
 from heads.steps import StepsOptions
 from heads.task import Columns, Task, contents, describe, load_task, split_task

@@ -19,11 +19,11 @@ from embedcache.errors import EmbedcacheError, InputError, StoreError
 from embedcache.estimate import estimate
 from embedcache.fingerprint import fingerprint
 from embedcache.preflight import Options
+from embedcache.rawfeatures import RawFeatures, encoder_record
 from embedcache.sources import open_source
 from embedcache.store import Block
 from embedcache.verify import recompute_rows
 from embedcache.views import View, views_of
-from heads.sequences import RawFeatures, encoder_record
 from tests.encoders.golden import golden_folder
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta
@@ -309,7 +309,7 @@ def test_verify_and_heads_encode_as_the_extraction_did(
     windows = list(raw.windows(open_source([str(table)]), 32))
     encoded = np.concatenate([window.encoded for window in windows])
     assert np.flatnonzero(~encoded).tolist() == store.quarantined.tolist()
-    features = np.concatenate([window.features.array for window in windows])
+    features = np.concatenate([window.features for window in windows])
     np.testing.assert_array_equal(features, store.take(np.flatnonzero(encoded)))
 
 

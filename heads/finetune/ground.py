@@ -16,13 +16,13 @@ from embedcache.extract import extract
 from embedcache.input_options import InputOptions
 from embedcache.preflight import Options, encoding_of
 from embedcache.progress import Progress
+from embedcache.rawfeatures import RawFeatures, encoder_record
 from embedcache.records import SEQUENCE
 from embedcache.sources import open_records
 from embedcache.store import Store, open_store
 from embedcache.views import MIDDLE
 from heads.finetune.options import FinetuneOptions
 from heads.runs import MANIFEST
-from heads.sequences import RawFeatures, encoder_record
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EncoderChoice:
 
 
 def choose_encoding(choice: EncoderChoice, store: Store, device: str) -> Encoding:
-    """The encoder and readout by name, or those of the store; raises HeadError where they cannot be had."""
+    """The encoder and readout by name, or those of the store; raises ModelError where they cannot be had."""
     if choice.name is not None:
         return encoding_of(choice.load(device), choice.extraction, store.column_names)
     return RawFeatures.load(encoder_record(store), store.fingerprint, device=device).encoding

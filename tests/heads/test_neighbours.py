@@ -13,10 +13,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from benchmarks.neighbours import run
 from embedcache.errors import HeadError
+from embedcache.search.approximate import ApproximateSearch, recall
+from embedcache.search.nearest import ExactSearch
 from heads import neighbours
-from heads.approximate import ApproximateSearch, recall
 from heads.estimators import KNNClassifierHead, KNNRegressorHead
-from heads.nearest import ExactSearch
 from heads.neighbours import KNNModel, KNNOptions, fit
 from tests.heads.split_problem import split_problem
 from tests.heads.stores import planted

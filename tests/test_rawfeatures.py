@@ -8,10 +8,10 @@ import pytest
 
 from embedcache import load_encoder, open_store
 from embedcache.encoding import Encoding
-from embedcache.errors import HeadError, InputError
+from embedcache.errors import InputError, ModelError
 from embedcache.preflight import Options
+from embedcache.rawfeatures import RawFeatures, encoder_record
 from embedcache.sources import open_source
-from heads.sequences import RawFeatures, encoder_record
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, write_fasta
 
@@ -38,7 +38,7 @@ def all_features(raw, fasta, rows=64, **options):
     return (
         ids,
         np.concatenate([window.encoded for window in windows]),
-        np.concatenate([w.features.array for w in windows]),
+        np.concatenate([w.features for w in windows]),
     )
 
 
@@ -77,7 +77,7 @@ def raw_with(encoder, policy):
 
 
 def test_a_record_over_the_limit_of_an_encoder_that_takes_none_is_named(fasta):
-    with pytest.raises(HeadError, match=r"'r\d+' at .*reads.fa, line \d+ has \d+ .*takes 60: cut it"):
+    with pytest.raises(InputError, match=r"'r\d+' at .*reads.fa, line \d+ has \d+ .*takes 60: cut it"):
         list(raw_with(LetterEncoder(k=1, limit=60), "error").windows(open_source([str(fasta)])))
 
 
@@ -89,9 +89,9 @@ def test_memory_holds_a_window_and_not_the_file(tmp_path, fasta):
 
 def test_another_encoder_is_refused_in_one_sentence(tmp_path, fasta):
     store = extracted(tmp_path, fasta, model="kmer:4")
-    with pytest.raises(HeadError, match="kmer:3 makes features with the fingerprint .* --model"):
+    with pytest.raises(ModelError, match="kmer:3 makes features with the fingerprint .* --model"):
         loaded(store, model="kmer:3")
-    with pytest.raises(HeadError, match="cannot be loaded .* --model"):
+    with pytest.raises(ModelError, match="cannot be loaded .* --model"):
         loaded(store, model="no-such-encoder")
 
 
@@ -100,7 +100,7 @@ def test_a_head_that_does_not_say_how_its_features_were_made_is_refused(tmp_path
     store = extracted(tmp_path, fasta, model="kmer:4")
     record = encoder_record(store)
     del record[lost]
-    with pytest.raises(HeadError, match="does not say how its features were made"):
+    with pytest.raises(ModelError, match="does not say how its features were made"):
         RawFeatures.load(record, store.fingerprint)
 
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from heads.features import Rows
+from embedcache.search.rows import Rows
 
 Metric = Literal["cosine", "euclidean"]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from embedcache.errors import HeadError
-from heads import leakage
+from embedcache.search import near_duplicates as module
+from embedcache.search.near_duplicates import Pairs, near_duplicates, nearest
 from heads.features import ArrayRows
-from heads.leakage import Pairs, near_duplicates, nearest
 from heads.moments import standardise
 
 QUERIES = 300
@@ -95,8 +95,8 @@ def test_bad_directions_find_the_same_pairs(monkeypatch):
     values, _ = planted(steep())
     source, rows = ArrayRows(values), rows_of(values)
     expected = near_duplicates(source, *rows, 0.99)
-    worst = leakage.torch.eye(values.shape[1])[:, : leakage.DIRECTIONS]
-    monkeypatch.setattr(leakage, "_directions", lambda held: worst)
+    worst = module.torch.eye(values.shape[1])[:, : module.DIRECTIONS]
+    monkeypatch.setattr(module, "_directions", lambda held: worst)
     same(near_duplicates(source, *rows, 0.99), expected)
 
 
@@ -105,10 +105,10 @@ def test_blocks_of_any_size_find_the_same_pairs(monkeypatch):
     source, rows = ArrayRows(values), rows_of(values)
     expected = near_duplicates(source, *rows, 0.9)
     for block, tile, dense in ((300, 64, 1 / 64), (700, 333, 0.0), (1000, 500, 1.0)):
-        monkeypatch.setattr(leakage, "BLOCK", block)
-        monkeypatch.setattr(leakage, "TILE", tile)
-        monkeypatch.setattr(leakage, "DENSE", dense)
-        monkeypatch.setattr(leakage, "AT_ONCE", 1000)
+        monkeypatch.setattr(module, "BLOCK", block)
+        monkeypatch.setattr(module, "TILE", tile)
+        monkeypatch.setattr(module, "DENSE", dense)
+        monkeypatch.setattr(module, "AT_ONCE", 1000)
         same(near_duplicates(source, *rows, 0.9), expected)
 
 
@@ -174,7 +174,7 @@ def test_a_value_that_is_not_finite_is_refused_by_its_row(row):
 
 def test_a_flood_of_pairs_is_refused_and_has_a_nearest(monkeypatch):
     values = np.ones((200, 8))
-    monkeypatch.setattr(leakage, "MOST_PAIRS", 5000)
+    monkeypatch.setattr(module, "MOST_PAIRS", 5000)
     with pytest.raises(HeadError, match="more than 5,000 pairs"):
         near_duplicates(ArrayRows(values), np.arange(100), np.arange(100, 200), 0.9)
     assert len(nearest(ArrayRows(values), np.arange(100), np.arange(100, 200), 0.9)) == 100

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from embedcache.errors import HeadError
-from heads.features import MEMORY_BYTES, Block, Rows, RowSource, Standardisation, raw_blocks
+from embedcache.search.rows import MEMORY_BYTES, Block, Rows, RowSource, Standardisation, raw_blocks
 
 DIRECTIONS = 63
 SAMPLED = 4096

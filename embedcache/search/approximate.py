@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import torch
 
-from heads.nearest import ExactSearch, Metric, Neighbours
+from embedcache.search.nearest import ExactSearch, Metric, Neighbours
 
 Approximate = Literal["ivf", "hnsw"]
 

@@ -1,4 +1,4 @@
-"""Sequences as heads meet them: those that a store keeps, and those of raw files, encoded window by window on the way.
+"""Raw sequences encoded as those of a store were, window by window, by the encoder that the store says it was made with.
 
 Axes: n records of a window, D features.
 """
@@ -17,13 +17,12 @@ from embedcache.alphabet import LetterCounts, Letters
 from embedcache.encoders import load_encoder
 from embedcache.encoders.encoder import Budget
 from embedcache.encoding import Encoding
-from embedcache.errors import HeadError, InputError, ModelError
+from embedcache.errors import InputError, ModelError
 from embedcache.passages import Passages, encode_rows
 from embedcache.plan import slices
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.store import Store
 from embedcache.views import Scope
-from heads.features import ArrayRows
 
 WINDOW_ROWS = 4096
 """Records that are encoded together: enough to sort them by length, and 20 MB of features at 1,280 values."""
@@ -51,13 +50,13 @@ class Window:
     encoded: npt.NDArray[np.bool_]
     """(n,) which records have features: not those over the limit of the encoder under ``skip``, and none whose features
     are not finite numbers."""
-    features: ArrayRows
-    """(k, D) of the k records that have them, in the type in which the features of the training were stored."""
+    features: npt.NDArray[np.floating]
+    """(k, D) of the k records that have them, in the type in which those of the store are."""
 
 
 @dataclass(frozen=True)
 class RawFeatures:
-    """An encoder that makes the features which a head was trained on."""
+    """An encoder that makes such features as a store has."""
 
     encoding: Encoding
     dtype: np.dtype[np.floating]
@@ -68,25 +67,34 @@ class RawFeatures:
         record: Mapping[str, Any],
         fingerprint: str,
         *,
+        whose: str = "the store",
+        instead: str = "extract the sequences with `embedcache extract`, and give that store",
         model: str | None = None,
         device: str = "auto",
         trust_remote_code: bool = False,
         progress: bool = True,
     ) -> RawFeatures:
-        """Load the encoder of a saved head.
+        """Load the encoder of a store.
 
         Parameters
         ----------
-        record : as `encoder_record` made it in training.
-        fingerprint : of the store of the training.
+        record : as `encoder_record` made it of the store.
+        fingerprint : of the store.
+        whose : what the features belong to, for messages.
+        instead : the way out where no encoder can make them.
         model : a name or a folder, where the encoder is not to be found under its recorded name.
 
         Raises
         ------
-        HeadError : the record does not say enough, the encoder cannot be loaded, or is another one.
+        ModelError : the features were imported, the record does not say enough, the encoder cannot be loaded, or is another
+            one.
         """
+        if record.get("imported"):
+            raise ModelError(
+                f"the features of {whose} were imported, so that no encoder here makes such ones: {instead}"
+            )
         try:
-            name = model or _recorded_name(record)
+            name = model or recorded_name(record)
             poolings, layers = zip(*((block["pooling"], block["layer"]) for block in record["blocks"]), strict=True)
             overlong, dtype = str(record["overlong"]), np.dtype(record["dtype"])
             scope = Scope.from_dict(record.get("scope"))
@@ -97,22 +105,19 @@ class RawFeatures:
                 "alphabet": record["alphabet"] if name.startswith("hf:") else None,
             }
         except (KeyError, TypeError, ValueError, InputError):
-            raise HeadError(
-                "the head does not say how its features were made: extract the sequences with `embedcache extract`, and "
-                "give the store with --features"
-            ) from None
+            raise ModelError(f"{whose} does not say how its features were made: {instead}") from None
         try:
             encoder = load_encoder(
                 name, device=device, trust_remote_code=trust_remote_code, progress=progress, **options
             )
         except ModelError as error:
-            raise HeadError(f"the encoder of the head cannot be loaded ({error}); name it with --model") from None
+            raise ModelError(f"the encoder of {whose} cannot be loaded ({error}); name it with --model") from None
         readout = encoder.readout([*dict.fromkeys(poolings)], [*dict.fromkeys(layers)])
         encoding = Encoding(encoder, readout, overlong, bool(record.get("one_based", False)), scope)
         if encoding.fingerprint != fingerprint:
-            raise HeadError(
-                f"{encoder.name} makes features with the fingerprint {encoding.fingerprint[:12]}, and the head was "
-                f"trained on {fingerprint[:12]} of {record.get('name')}: name the encoder of the training with --model"
+            raise ModelError(
+                f"{encoder.name} makes features with the fingerprint {encoding.fingerprint[:12]}, those of {whose} have "
+                f"{fingerprint[:12]} of {record.get('name')}: name the encoder that made them with --model"
             )
         return cls(encoding, dtype)
 
@@ -121,8 +126,8 @@ class RawFeatures:
 
         Raises
         ------
-        InputError : the input cannot be read, or looks like another alphabet, unless `any_alphabet` is given.
-        HeadError : a sequence is over the limit of an encoder that takes none (``--overlong error``).
+        InputError : the input cannot be read, or looks like another alphabet, unless `any_alphabet` is given, or a sequence
+            is over the limit of an encoder that takes none (``--overlong error``).
         """
         counts, first = LetterCounts.none(), 0
         for records in slices(source, rows):
@@ -141,17 +146,18 @@ class RawFeatures:
             over = passages.longest > encoder.token_limit
             if over.any():
                 row = int(over.argmax())
-                raise HeadError(
+                raise InputError(
                     f"'{records.column(ID)[row]}' at {source.locate([first_row + row])[0]} has {passages.longest[row]:,} "
                     f"{encoder.unit}, {encoder.name} takes {encoder.token_limit:,}: cut it, or leave it out"
                 )
         rows, _ = encode_rows(encoding, passages, self.dtype, Budget(encoder.batch_tokens))
         features = rows.astype(self.dtype, copy=False)
         encoded = np.asarray(np.isfinite(features).all(axis=1))
-        return Window(records, encoded, ArrayRows(features if encoded.all() else features[encoded]))
+        return Window(records, encoded, features if encoded.all() else features[encoded])
 
 
-def _recorded_name(record: Mapping[str, Any]) -> str:
+def recorded_name(record: Mapping[str, Any]) -> str:
+    """The name by which `load_encoder` finds the encoder of a store again."""
     if record.get("revision"):
         return f"{record['repo_id']}@{record['revision']}"
     return str(record.get("directory") or record["name"])
