@@ -11,7 +11,7 @@ from cli.errors import run
 from cli.export import export
 from cli.extract import estimate, extract
 from cli.import_ import import_
-from cli.views import merge
+from cli.views import concat, merge, select
 
 if TYPE_CHECKING:
     from embedcache.store import Store
@@ -38,6 +38,8 @@ cli.add_command(estimate)
 cli.add_command(import_)
 cli.add_command(export)
 cli.add_command(merge)
+cli.add_command(concat)
+cli.add_command(select)
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -101,5 +102,96 @@ def merge(
         overwrite=overwrite,
     )
     merge_stores(stores, output, options, Progress(quiet))
+    if not quiet:
+        click.echo(f"next     heads train --features {output}", err=True)
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, metavar="STORE[:COL=VALUE,...]...")
+@OUTPUT
+@click.option(
+    "--duplicate-ids",
+    type=click.Choice(["error", "suffix", "prefix"]),
+    default="error",
+    show_default=True,
+    help="Of ids that several stores have: suffix calls the second x x.2, prefix puts the store's name before every id.",
+)
+@MATERIALIZE
+@OVERWRITE
+@QUIET
+def concat(
+    stores: tuple[str, ...], output: Path, duplicate_ids: str, materialize: bool, overwrite: bool, quiet: bool
+) -> None:
+    """Put the rows of stores on top of each other, each with columns attached to all its rows.
+
+    \b
+    embedcache concat viral.zarr:label=1 host.zarr:label=0 -o all.zarr
+    heads train --features all.zarr
+
+    All must be of the same encoder, layers, poolings and type.
+    """
+    from embedcache.concat import concat as concat_stores
+    from embedcache.progress import Progress
+
+    concat_stores(
+        stores, output, Progress(quiet), duplicate_ids=duplicate_ids, materialized=materialize, overwrite=overwrite
+    )
+    if not quiet:
+        click.echo(f"next     heads train --features {output}", err=True)
+
+
+@click.command()
+@click.argument("store", type=PATH)
+@OUTPUT
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Rows for which it holds, such as \"split == 'train' and length >= 500\": == != < <= > >=, in ['a', 'b'], is None, "
+    "+ - * /, and, or, not; text in quotes.",
+)
+@click.option("--ids", type=PATH, metavar="FILE", help="Rows of these ids: one a line, or the id column of a table.")
+@click.option(
+    "--per-class", type=click.IntRange(1), metavar="N", help="At most N random rows of each class, in each split."
+)
+@click.option(
+    "--per-split",
+    type=click.IntRange(1),
+    metavar="N",
+    help="At most N random rows of each split, with the shares that its classes have.",
+)
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="At most N random rows of all that are left.")
+@click.option(
+    "--blocks",
+    metavar="NAME,...",
+    help="Column blocks, such as both_100, or all whose name begins so: dna for dna.mean.",
+)
+@click.option("--label", default="label", show_default=True, metavar="COL", help="Column of the classes.")
+@click.option("--split", default="split", show_default=True, metavar="COL", help="Column of the splits.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn.")
+@MATERIALIZE
+@OVERWRITE
+@QUIET
+def select(
+    store: Path,
+    output: Path,
+    blocks: str | None,
+    materialize: bool,
+    overwrite: bool,
+    quiet: bool,
+    **asked: Any,
+) -> None:
+    """Take some rows and column blocks of a store; rows stay in its order.
+
+    \b
+    embedcache select reads.zarr --where "split == 'train' and length >= 500" --per-class 100 -o some.zarr
+
+    The options act in the order in which they stand here.
+    """
+    from embedcache.progress import Progress
+    from embedcache.select import SelectOptions
+    from embedcache.select import select as select_rows
+
+    options = SelectOptions(blocks=_names(blocks) or (), **asked)
+    select_rows(store, output, options, Progress(quiet), materialized=materialize, overwrite=overwrite)
     if not quiet:
         click.echo(f"next     heads train --features {output}", err=True)

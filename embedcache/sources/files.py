@@ -118,7 +118,7 @@ def input_file(text: str, *, attach: bool = True) -> InputFile:
         The file does not exist (close names in its folder are shown), is a folder but no store and without cells, cannot be
         opened, is packed with anything but gzip, or a column is attached twice.
     """
-    name, attached = _split_attached(text) if attach else (text, ())
+    name, attached = split_attached(text) if attach else (text, ())
     if name == STDIN:
         return _spooled("standard input", sys.stdin.buffer, attached)
     path = Path(name)
@@ -153,7 +153,7 @@ def container(text: str) -> InputFile:
     InputError
         It does not exist, is a folder or a pipe, or cannot be opened.
     """
-    name, attached = _split_attached(text)
+    name, attached = split_attached(text)
     path = Path(name)
     if path.is_dir():
         raise InputError(f"{name} is a folder; give the files in it")
@@ -169,7 +169,8 @@ def container(text: str) -> InputFile:
     return InputFile(name, path, attached, gzipped=False)
 
 
-def _split_attached(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+def split_attached(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Cut ``FILE:name=value,...`` into the file and the columns attached to it; raises `InputError` for one given twice."""
     match = ATTACHED.fullmatch(text)
     if match is None or Path(text).exists():
         return text, ()
