@@ -12,6 +12,7 @@ from cli.export import export
 from cli.extract import estimate, extract
 from cli.import_ import import_
 from cli.views import concat, merge, select
+from cli.windows import windows
 
 if TYPE_CHECKING:
     from embedcache.store import Store
@@ -40,6 +41,7 @@ cli.add_command(export)
 cli.add_command(merge)
 cli.add_command(concat)
 cli.add_command(select)
+cli.add_command(windows)
 
 
 @cli.command()
@@ -60,6 +62,8 @@ def info(store: str) -> None:
         doing = "being written" if state.running else "not finished: run the same extraction again"
         click.echo(f"  CAUTION     {doing}; {state.shards_done} of {state.shards} shards are there")
     click.echo(f"  rows        {len(opened):,} from {opened.attrs['input']}")
+    for transform in opened.attrs.get("transforms", ()):
+        click.echo(f"  made by     {transform}")
     if opened.per_token:
         click.echo(f"  tokens      {opened.length:,}, none pooled: row i has tokens offsets[i] to offsets[i+1]")
     bytes_ = size(opened.length * opened.dim * opened.dtype.itemsize)

@@ -149,7 +149,7 @@ def make_plan(source: Source, encoding: Encoding) -> Plan:
     if not plan.rows:
         raise InputError(f"{source.name} holds no records")
     plan.metadata = pa.schema([(name, types[name].type) for name in source.columns])
-    _check_unique(source, np.frombuffer(hashes, np.int64))
+    check_unique(source, np.frombuffer(hashes, np.int64))
     if not encoding.readout.pooled:
         plan.offsets = _token_offsets(source, encoding)
     return plan
@@ -215,7 +215,7 @@ class NarrowestType:
         return self._candidates[0][1] if self._candidates else self._seen
 
 
-def _check_unique(source: Source, hashes: NDArray[np.int64]) -> None:
+def check_unique(source: Source, hashes: NDArray[np.int64]) -> None:
     """Raise for the first id that occurs twice; equal hashes are looked up in the input before anything is said."""
     ordered = np.sort(hashes)
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
