@@ -94,6 +94,7 @@ def extract(
     embedcache extract --model kmer:4 --input reads.fa --metadata labels.tsv --output reads.zarr
     embedcache extract --model geneformer-v2-104m --input cells.h5ad --output cells.zarr
     """
+    _refuse_one_based(one_based, records)
     from embedcache.encoders import load_encoder
     from embedcache.encoders.fidelity import no_faster_here
     from embedcache.extract import extract
@@ -186,6 +187,7 @@ def estimate(
     embedcache estimate --model esm2-650m --input proteins.faa
     embedcache estimate --model nt500m --input windows.fa.gz --device cpu --precision bfloat16
     """
+    _refuse_one_based(one_based, records)
     from embedcache.estimate import estimate
     from embedcache.preflight import Options
     from embedcache.records import remarks_of
@@ -212,7 +214,7 @@ def estimate(
         source, model, options, device=device, precision=precision, seconds=seconds, seed=seed, folder=output or ".",
         trust_remote_code=trust_remote_code, alphabet=alphabet,
     )  # fmt: skip
-    command = _extraction(context, output or _store_beside(records.inputs[0]))
+    command = _extraction(context, output or _store_beside((*records.inputs, *records.sites)[0]))
     if as_json:
         click.echo(json.dumps(found.to_dict() | {"next": command}, indent=1))
         return
@@ -225,6 +227,11 @@ def _store_beside(first: str) -> str:
     """A name for the store of an input, which may be a .zarr itself."""
     named = f"{Path(first).name.partition('.')[0].strip('-') or 'store'}.zarr"
     return named if named != Path(first).name else f"embedded-{named}"
+
+
+def _refuse_one_based(one_based: bool, records: InputOptions) -> None:
+    if one_based and records.genome is not None:
+        raise click.UsageError("the column center of sites counts from 0; how sites count is said with --coordinates")
 
 
 def _extraction(context: click.Context, output: str) -> str:

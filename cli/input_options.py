@@ -29,6 +29,28 @@ _OPTIONS = (
     click.option("--id-column", help="Name of the id column of tables. Default: the first of id, name, seq_id..."),
     click.option("--sequence-column", help="Name of the sequence column of tables. Default: sequence or seq."),
     click.option(
+        "--genome",
+        type=click.Path(),
+        help="Instead of --input: FASTA (plain, bgzip or gzip) out of which the letters around --sites are cut, on the "
+        "strand of each; --context says how many.",
+    ),
+    click.option(
+        "--sites",
+        multiple=True,
+        help="BED, GFF, VCF (each alternative and its reference), CSV, TSV or parquet with chrom, pos and strand; several, "
+        "and FILE:label=1, as with --input. Other columns travel along.",
+    ),
+    click.option(
+        "--coordinates",
+        type=click.Choice(["0", "1"]),
+        help="The number of a contig's first base. Default: 0 for BED, start and pos0; 1 for GFF, VCF, pos and pos_1based.",
+    ),
+    click.option(
+        "--anchor",
+        type=click.Choice(["start", "center", "end"]),
+        help="The base of a longer interval that is the site, on its strand.  [default: center]",
+    ),
+    click.option(
         "--context",
         metavar="W[,W...]",
         help="Letters around a site that are looked at, on each side of it; several by comma become blocks of one store. "
@@ -66,7 +88,8 @@ _OPTIONS = (
     click.option(
         "--skip-bad",
         is_flag=True,
-        help="Leave records out that cannot be used, and say how many; otherwise the first one ends the run.",
+        help="Leave records out that cannot be used, such as sites outside the genome, and say how many; otherwise the "
+        "first one ends the run.",
     ),
     *CELL_OPTIONS,
     *TRANSFORM_OPTIONS,
@@ -91,8 +114,8 @@ def with_records(command: Command) -> Command:
     def gathered(*arguments: Any, **given: Any) -> None:
         given["inputs"] = (*given["inputs"], *given.pop("more_inputs"))
         chosen = InputOptions(**{name: given.pop(name) for name in INPUT_NAMES if name in given})
-        if not chosen.inputs:
-            raise click.UsageError("name the records: --input FILE")
+        if not chosen.inputs and chosen.genome is None:
+            raise click.UsageError("name the records: --input FILE, or --genome FASTA --sites TABLE")
         command(*arguments, records=chosen, **given)
 
     return gathered

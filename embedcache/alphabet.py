@@ -24,7 +24,7 @@ _SLICE = 1 << 22
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _A_CELL = "'144 1486 1256'"
 _IUPAC_DNA = b"ACGTUNRYSWKMBDHV.-"
-_COMPLEMENT = bytes.maketrans(b"ACGTURYSWKMBDHVN", b"TGCAAYRSWMKVHDBN")
+_COMPLEMENT = bytes.maketrans(b"ACGTURYSWKMBDHVNacgturyswkmbdhvn", b"TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def digests(letters: Letters, alphabet: str) -> tuple[list[bytes], list[bytes | 
 
 
 def reverse_complement(sequence: bytes) -> bytes:
-    """The other strand of normalised DNA, from its own start; IUPAC letters become those of the complements."""
+    """The other strand of DNA, from its own start; letters of the IUPAC code become their complements, U becomes A."""
     return sequence.translate(_COMPLEMENT)[::-1]
 
 

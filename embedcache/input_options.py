@@ -34,6 +34,14 @@ class InputOptions:
     ensembl_mapping: str | None = None
     gene_vocabulary: str | None = None
     """gene -> number, of an .npz of ranked tokens."""
+    genome: str | None = None
+    """FASTA whose letters around `sites` are the records, instead of `inputs`."""
+    sites: tuple[str, ...] = ()
+    """Tables, BED, GFF or VCF files; each may have columns attached, as ``FILE:label=1``."""
+    coordinates: str | None = None
+    """``0`` or ``1``, the number of a contig's first base; None: as the format has it."""
+    anchor: str | None = None
+    """The base of an interval that is the site: ``start``, ``center`` (None too) or ``end`` on its strand."""
     context: str | None = None
     """Letters around a site that are looked at, several by comma; None: whole sequences."""
     side: str | None = None

@@ -27,7 +27,7 @@ def read_positions(
     """
     positions = {}
     for name in columns:
-        letters = _whole_numbers(records.column(name)) - int(one_based)
+        letters = whole_numbers(records.column(name)) - int(one_based)
         positions[name] = np.where((letters >= 0) & (letters < lengths), letters, _NONE)
     return positions
 
@@ -41,7 +41,7 @@ def first_without(positions: dict[str, NDArray[np.int64]]) -> tuple[str, int] | 
     return None
 
 
-def _whole_numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+def whole_numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """The values of a column of numbers or of text, -1 where they are missing or not whole."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

@@ -80,13 +80,20 @@ def open_source(
         else _without_columns(file)
         for file, format, table in zip(files, formats, tables, strict=True)
     ]
-    if metadata is None or row_by_row:
-        return Records(files, readers, None, cells.provenance)
-    rows = open_table(input_file(metadata, attach=False))
-    strict = not any(tables) or id_column in rows.names
     guesses = (*CELL_IDS, *ID_GUESSES) if any(formats) else ID_GUESSES
-    table = Table(rows, id_column if strict else None, sequences=False, id_guesses=guesses)
-    return Records(files, readers, Metadata(table), cells.provenance)
+    table = None if row_by_row else open_metadata(metadata, id_column, strict=not any(tables), id_guesses=guesses)
+    return Records(files, readers, table, cells.provenance)
+
+
+def open_metadata(
+    metadata: str | None, id_column: str | None, *, strict: bool, id_guesses: Sequence[str] = ID_GUESSES
+) -> Metadata | None:
+    """Open the table of ``--metadata``; unless `strict`, it need not have the `id_column`, which may be the input's."""
+    if metadata is None:
+        return None
+    rows = open_table(input_file(metadata, attach=False))
+    own = id_column if strict or id_column in rows.names else None
+    return Metadata(Table(rows, own, sequences=False, id_guesses=id_guesses))
 
 
 def _cell_format(file: InputFile, sequence_column: str | None, cells: CellInputs) -> CellFormat | None:
@@ -169,8 +176,8 @@ class Records:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the readers have to say of their files."""
-        return tuple(remark for reader in self._readers for remark in remarks_of(reader))
+        """What the readers have to say of their files after a full pass."""
+        return tuple(dict.fromkeys(line for reader in self._readers for line in remarks_of(reader)))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all records from the start, in batches of at most 16,384 records and about 64 MB of letters.
