@@ -317,15 +317,10 @@ def predict(
             raise click.UsageError("--model, --any-alphabet and --trust-remote-code are for --input")
         predict_rows(run_directory, features, output, click.echo, aggregate=parents, strict=strict, device=device)
         return
-    from tqdm import tqdm
-
     from embedcache.sources import open_source
+    from heads.progress import told
 
-    with tqdm(desc="predicting", unit="row", disable=None, leave=False) as bar:
-
-        def reach(rows: int) -> None:
-            bar.update(rows - bar.n)
-
+    with told("predicting rows") as told_of:
         predict_sequences(
             run_directory,
             open_source(list(inputs)),
@@ -334,7 +329,7 @@ def predict(
             aggregate=parents,
             strict=strict,
             device=device,
-            progress=reach,
+            progress=lambda rows: told_of(rows, 0, ""),
             **raw,
         )
 

@@ -143,13 +143,16 @@ class Thresholds:
         if not self.strata:
             return np.tile(self.overall, (rows, 1)), ()
         if strata is None:
-            note = f"thresholds are by stratum, and the {rows:,} rows have none: all get the threshold of all rows"
+            note = f"thresholds are by stratum, and the {rows:,} rows have none: all take that of all validation rows"
             return np.tile(self.overall, (rows, 1)), (note,)
         names, stratum_n = _encode(strata)
         table = np.array([self.strata.get(name, self.overall) for name in names]).reshape(len(names), -1)
         unseen = [place for place, name in enumerate(names) if name not in self.strata]
         lost = int(np.isin(stratum_n, unseen).sum())
-        note = f"{lost:,} rows of strata without validation rows get the threshold of all rows: {_list(names, unseen)}"
+        note = (
+            f"{lost:,} rows are of strata that have no threshold of their own, and take that of all validation rows: "
+            f"{_list([name or 'no stratum' for name in names], unseen)}"
+        )
         return table[stratum_n], (note,) if lost else ()
 
     def to_json(self) -> dict[str, Any]:
@@ -194,10 +197,10 @@ def fit_thresholds(
             overall.append(best_cut(positive_N, scores_N, rule))
         else:
             overall.append(UNTUNED)
+            of = "" if len(names) == 1 else f" of label {name}"
             notes.append(
-                f"the threshold of {name} is {UNTUNED:g} and not tuned: {len(positive_N):,} validation rows with "
-                f"{positive_N.sum():,} positive ones are too few (it takes {FEWEST_ROWS}, and {FEWEST_OF_CLASS} of either "
-                "class)"
+                f"the threshold{of} is {UNTUNED:g} and not tuned: {len(positive_N):,} validation rows, {positive_N.sum():,} "
+                f"of them positive, are too few (it takes {FEWEST_ROWS}, and {FEWEST_OF_CLASS} of either class)"
             )
     if strata is None:
         return Thresholds(tuple(overall), {}), tuple(notes)
@@ -206,10 +209,11 @@ def fit_thresholds(
     for label, name in enumerate(names):
         poor = _tune_strata(positive_NL[:, label], scores_NL[:, label], rule, stratum_N, cuts_SL[:, label])
         if poor:
+            of = "" if len(names) == 1 else f" of label {name}"
             notes.append(
-                f"{len(poor)} of {len(found)} strata have fewer than {FEWEST_ROWS} validation rows, or "
-                f"{FEWEST_OF_CLASS_IN_STRATUM} of either class, and get the threshold of all rows for {name}: "
-                f"{_list(found, poor)}"
+                f"{len(poor)} of {len(found)} strata have no threshold{of} of their own, and take that of all validation "
+                f"rows: {_list(found, poor)} (a stratum needs {FEWEST_ROWS} validation rows, and "
+                f"{FEWEST_OF_CLASS_IN_STRATUM} of either class)"
             )
     return Thresholds(tuple(overall), dict(zip(found, map(tuple, cuts_SL.tolist()), strict=True))), tuple(notes)
 

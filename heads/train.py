@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from embedcache.errors import HeadError
 from embedcache.rawfeatures import encoder_record
@@ -25,7 +23,7 @@ from heads.certificates import Certificates, certify_task
 from heads.detection import Detection, DetectionRule, Detector, detect, detector_of
 from heads.features import MEMORY_BYTES, open_features, pick_device
 from heads.fit import Recipe, default_metric
-from heads.fitting import Progress, Record
+from heads.fitting import Record
 from heads.folds import Folds
 from heads.kinds import check_kind
 from heads.labels import TaskKind
@@ -35,6 +33,7 @@ from heads.mlp_model import MLPModel
 from heads.mlp_options import MLPOptions
 from heads.open_run import open_run
 from heads.profile import profile_of
+from heads.progress import told
 from heads.results import Judging, Result
 from heads.rounds import Outcome, Setting, run_folds, run_once
 from heads.saved import HeadCard, SavedHead
@@ -120,7 +119,7 @@ def train(
         certificate.require_clean()
 
     with threadpool_limits(1, "blas"), runs.new_folder(outdir, overwrite) as folder:
-        with _bar(f"{options.kind} head") as progress:
+        with told(f"{options.kind} head") as progress:
             setting = Setting(store, recipe, options.judging, device, progress, say)
             outcome = run_once(task, setting) if folds is None else run_folds(task, folds, setting)
         notes = account(outcome, options.judging.decisions.threshold, say)
@@ -274,18 +273,6 @@ def save_heads(folder: Path, store: Store, outcome: Outcome, judging: Judging) -
         )
         place = folder / re.sub(r"[^\w=.-]+", "-", name) if name else folder
         saved.save(place, SavedHead(fit.fitted.head, card, outcome.decisions, fit.steps, profile))
-
-
-@contextmanager
-def _bar(text: str) -> Iterator[Progress]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    with tqdm(total=0, desc=text, disable=None, leave=False) as bar:
-
-        def reach(done: int, total: int, words: str) -> None:
-            bar.total, bar.n = total, done
-            bar.set_description_str(f"{text}: {words}" if words else text)
-
-        yield reach
 
 
 def plain(value: Any) -> Any:

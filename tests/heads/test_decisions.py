@@ -139,7 +139,9 @@ def test_each_row_is_cut_at_the_threshold_of_its_stratum():
     assert len(set(own)) == 4
     np.testing.assert_array_equal(decided.thresholds, own)
     np.testing.assert_array_equal(decided.predictions, outputs[:, 1] >= own)
-    assert decided.notes == ("2 rows of strata without validation rows get the threshold of all rows: CN",)
+    assert decided.notes == (
+        "2 rows are of strata that have no threshold of their own, and take that of all validation rows: CN",
+    )
 
 
 def test_sets_and_intervals_say_that_their_rows_also_chose_the_head():
@@ -160,8 +162,8 @@ def test_few_validation_rows_leave_everything_out_and_say_so():
     assert decisions.thresholds.strata == dict.fromkeys(STRATA, (0.5,))
     calibration, threshold, strata, conformal = decisions.notes
     assert calibration.startswith("isotonic calibration leaves b as it is: 7 validation rows")
-    assert threshold.startswith("the threshold of b is 0.5 and not tuned")
-    assert strata.startswith("3 of 3 strata have fewer than")
+    assert threshold.startswith("the threshold is 0.5 and not tuned")
+    assert strata.startswith("3 of 3 strata have no threshold of their own")
     assert conformal.startswith("no conformal sets: 7 validation rows are too few")
     none = fit_decisions(target.take(np.arange(0)), outputs[:0], options, strata=[])
     assert none.threshold == 0.5

@@ -9,7 +9,6 @@ from sklearn import metrics as sk
 from embedcache.errors import HeadError
 from heads.thresholds import (
     FEWEST_OF_CLASS,
-    FEWEST_OF_CLASS_IN_STRATUM,
     FEWEST_ROWS,
     ThresholdRule,
     Thresholds,
@@ -137,16 +136,18 @@ def test_a_stratum_with_enough_rows_has_its_own_threshold_and_the_others_the_one
     assert thresholds.overall == (best_cut(positive, scores, rule),)
     assert thresholds.strata["small"] == thresholds.strata["rare"] == thresholds.overall
     assert note.startswith(
-        f"2 of 4 strata have fewer than {FEWEST_ROWS} validation rows, or {FEWEST_OF_CLASS_IN_STRATUM}"
+        "2 of 4 strata have no threshold of their own, and take that of all validation rows: rare, small"
     )
-    assert note.endswith("for sick: rare, small")
+    assert note.endswith("and 20 of either class)")
 
 
 def test_strata_go_by_name_and_unseen_ones_get_the_threshold_of_all_rows_and_are_counted():
     thresholds = Thresholds((0.5,), {"CG": (0.2,), "CHH": (0.8,)})
     cuts, notes = thresholds.each(5, ["CHH", "new", "CG", "new", "other"])
     assert cuts[:, 0].tolist() == [0.8, 0.5, 0.2, 0.5, 0.5]
-    assert notes == ("3 rows of strata without validation rows get the threshold of all rows: new, other",)
+    assert notes == (
+        "3 rows are of strata that have no threshold of their own, and take that of all validation rows: new, other",
+    )
     assert thresholds.each(2, ["CG", "CG"])[1] == ()
     cuts, notes = thresholds.each(2, None)
     assert (cuts == 0.5).all()
@@ -164,7 +165,7 @@ def test_too_few_validation_rows_leave_the_threshold_at_a_half_and_say_how_many_
     positive = (np.arange(rows) < positives)[:, None]
     thresholds, (note,) = fit_thresholds(positive, np.full((rows, 1), 0.3), ThresholdRule("mcc"), ["sick"])
     assert thresholds.overall == (0.5,)
-    assert f"of sick is 0.5 and not tuned: {rows} validation rows with {positives} positive" in note
+    assert f"threshold is 0.5 and not tuned: {rows} validation rows, {positives} of them positive" in note
 
 
 def test_each_label_has_its_own_threshold_and_note():
@@ -173,7 +174,7 @@ def test_each_label_has_its_own_threshold_and_note():
     flags, both = np.stack([positive, never], 1), np.stack([scores, scores], 1)
     thresholds, (note,) = fit_thresholds(flags, both, ThresholdRule("f1"), ["a", "b"])
     assert thresholds.overall == (best_cut(positive, scores, ThresholdRule("f1")), 0.5)
-    assert "of b is 0.5" in note
+    assert "of label b is 0.5" in note
     assert thresholds.each(4, None)[0].shape == (4, 2)
 
 
