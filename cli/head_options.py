@@ -149,21 +149,27 @@ def head_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def check_kind(kind: str, given: dict[str, Any]) -> None:
+    """Raise `click.UsageError` for an option of another kind."""
+    for option in OPTIONS:
+        if given[option.name] is not None and kind not in option.kinds:
+            raise click.UsageError(
+                f"{option.flag} is an option of --head {' and --head '.join(option.kinds)}, not of {kind}"
+            )
+
+
 def options_of(kind: str, options: type[Any], given: dict[str, Any], class_weights: Sequence[Any] | None) -> Any:
     """Take a kind's options out of the command's parameters; `given` loses all parameters of heads.
 
-    Raises `click.UsageError` for an option of another kind, and whatever the kind says of a value that it cannot take.
+    Raises `click.UsageError` for class weights where the kind has none, and whatever the kind says of a value.
     """
+    check_kind(kind, given)
     known = {field.name for field in fields(options)}
     values: dict[str, Any] = {}
     for option in OPTIONS:
         value = given.pop(option.name)
         if value is None:
             continue
-        if kind not in option.kinds:
-            raise click.UsageError(
-                f"{option.flag} is an option of --head {' and --head '.join(option.kinds)}, not of {kind}"
-            )
         values[option.field] = value
     if class_weights is not None:
         if "class_weights" in known:

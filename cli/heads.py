@@ -11,11 +11,14 @@ import click
 
 from cli.errors import run
 from cli.finetune import finetune_command
-from cli.head_options import class_weights, head_options, options_of
+from cli.head_options import check_kind, class_weights, head_options, options_of
 
 if TYPE_CHECKING:
     from heads.aggregation import How
+    from heads.decisions import DecisionOptions
+    from heads.detection_rule import DetectionRule
     from heads.prediction_file import ByParent
+    from heads.task import Columns
     from heads.train import Training
 
 FOLDER = click.Path(path_type=Path)
@@ -195,9 +198,10 @@ def train(features: Path, output: Path | None, overwrite: bool, **given: Any) ->
 
     All settings with several values are tried; the best on validation rows is kept.
     """
+    done = _train(features, output, overwrite, given, click.echo)
+
     from heads import report
 
-    done = _train(features, output, overwrite, given, click.echo)
     asked = click.get_current_context().get_parameter_source("threshold")
     if done.results[0].decisions.thresholds is None and asked is click.core.ParameterSource.COMMANDLINE:
         click.echo("  --threshold has no effect: it is for two classes and for labels")
@@ -214,28 +218,21 @@ def train(features: Path, output: Path | None, overwrite: bool, **given: Any) ->
     click.echo(f"      heads evaluate {done.outdir} --features STORE")
 
 
-def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str, Any], say: Any) -> Training:
-    """Train with the parameters of the command `train`."""
-    from heads.certificate import THRESHOLD
+def _checked(
+    features: Path, output: Path | None, overwrite: bool, given: dict[str, Any]
+) -> tuple[Columns, DecisionOptions, tuple[DetectionRule, ...]]:
+    """What is asked of a training, as objects: mistakes are found here, before torch and all that needs it is loaded."""
+    from embedcache import open_store
+    from heads import runs
     from heads.decisions import DecisionOptions
-    from heads.detection import DetectionRule
-    from heads.kinds import HEAD_KINDS
+    from heads.detection_rule import DetectionRule
     from heads.prior import parse_prior
-    from heads.results import Judging
-    from heads.steps import StepsOptions
-    from heads.task import Columns
-    from heads.train import TrainOptions
-    from heads.train import train as train_head
+    from heads.task import Columns, check_columns
 
-    kind, near, steps = given["kind"], given["near"], given["steps"]
-    if given["threshold_by_stratum"] and given["strata"] is None:
-        raise click.UsageError("--threshold-by-stratum needs the strata: name their column with --strata")
-    if given["head_freeze"] not in (None, "none") and given["start"] is None:
-        raise click.UsageError("--freeze keeps layers of a saved head: name its run with --init")
-    if kind in ("ridge", "quantile") and given["task"] == "auto":
-        given["task"] = "regression"
-    weights = class_weights(given["class_weight"], given["pos_weight"])
-    options = options_of(kind, HEAD_KINDS[kind].options, given, weights)
+    columns = Columns(given["label"], given["split"], given["group"], given["strata"], given["weight"])
+    check_columns(open_store(features), columns, {"--detect-by": given["detect_by"]})
+    if output is not None:
+        runs.refuse_existing(output, overwrite)
     decisions = DecisionOptions(
         calibration=given["calibration"],
         prior=parse_prior(given["prior"]),
@@ -244,12 +241,36 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
         alpha=given["conformal"],
         by_class=given["conformal_by_class"],
     )
+    return columns, decisions, tuple(map(DetectionRule.parse, given["detect"]))
+
+
+def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str, Any], say: Any) -> Training:
+    """Train with the parameters of the command `train`."""
+    kind, near, steps = given["kind"], given["near"], given["steps"]
+    if given["threshold_by_stratum"] and given["strata"] is None:
+        raise click.UsageError("--threshold-by-stratum needs the strata: name their column with --strata")
+    if given["head_freeze"] not in (None, "none") and given["start"] is None:
+        raise click.UsageError("--freeze keeps layers of a saved head: name its run with --init")
+    check_kind(kind, given)
+    weights = class_weights(given["class_weight"], given["pos_weight"])
+    columns, decisions, detect = _checked(features, output, overwrite, given)
+
+    from heads.certificate import THRESHOLD
+    from heads.kinds import HEAD_KINDS
+    from heads.results import Judging
+    from heads.steps import StepsOptions
+    from heads.train import TrainOptions
+    from heads.train import train as train_head
+
+    if kind in ("ridge", "quantile") and given["task"] == "auto":
+        given["task"] = "regression"
+    options = options_of(kind, HEAD_KINDS[kind].options, given, weights)
     return train_head(
         features,
         TrainOptions(
             head=options,
             kind=kind,
-            columns=Columns(given["label"], given["split"], given["group"], given["strata"], given["weight"]),
+            columns=columns,
             task=given["task"],
             positive=given["positive"],
             pos_weight=given["pos_weight"],
@@ -259,7 +280,7 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
             start=given["start"],
             near=THRESHOLD if near is None else near or None,
             strict=given["strict"],
-            detect=tuple(map(DetectionRule.parse, given["detect"])),
+            detect=detect,
             detect_by=given["detect_by"],
             seed=given["seed"],
             split_seed=given["split_seed"],
@@ -379,7 +400,7 @@ def evaluate(
 ) -> None:
     """Judge the head of RUN on a store with labels."""
     from heads import report
-    from heads.detection import DetectionRule
+    from heads.detection_rule import DetectionRule
     from heads.evaluate import evaluate_run, write_evaluation
     from heads.results import Judging
 

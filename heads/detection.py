@@ -1,7 +1,6 @@
 """How often a predicted quantity passes a threshold, class by class: detection rate and false positives.
 
-Words of ``--detect``: ``20`` (20 or more), ``abs:20`` (20 or more either way), ``below:-20`` (-20 or less). Classes are the
-values of a column, such as the kind of a variant, or whether the true value itself passes the threshold.
+Classes are the values of a column, such as the kind of a variant, or whether the true value itself passes the threshold.
 
 Axes: N rows, S classes, B resamples.
 """
@@ -11,67 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads.bootstrap import Counts, Interval, interval, number_units, resample
-from heads.breakdown import Strata
-from heads.features import Rows
+from heads.detection_rule import DetectionRule, Flags
 from heads.results import Judging
+from heads.strata import Strata
 from heads.target import Codes, Doubles
 from heads.task import read_strata
 
-Flags = npt.NDArray[np.bool_]
-Side = Literal["above", "abs", "below"]
+if TYPE_CHECKING:
+    from heads.features import Rows
+
 TRUTH = "truth"
 """Stands for the column of the classes where these are made of the true values."""
-
-
-@dataclass(frozen=True)
-class DetectionRule:
-    """When a value counts as detected."""
-
-    side: Side
-    threshold: float
-
-    @classmethod
-    def parse(cls, given: str) -> Self:
-        """Read ``20``, ``abs:20`` or ``below:-20``; raises HeadError else."""
-        side, colon, figure = given.rpartition(":")
-        try:
-            threshold = float(figure)
-            if math.isfinite(threshold) and (side, colon) == ("", ""):
-                return cls("above", threshold)
-            if math.isfinite(threshold) and side == "below":
-                return cls("below", threshold)
-            if math.isfinite(threshold) and side == "abs" and threshold > 0:
-                return cls("abs", threshold)
-        except ValueError:
-            pass
-        raise HeadError(
-            f"--detect {given}: give the value from which a row counts as detected (20), abs:20 for either sign, or "
-            "below:-20"
-        )
-
-    def __str__(self) -> str:
-        return f"{self.threshold:g}" if self.side == "above" else f"{self.side}:{self.threshold:g}"
-
-    @property
-    def words(self) -> str:
-        """The rule as a formula."""
-        return {"above": "{} >= {:g}", "abs": "|{}| >= {:g}", "below": "{} <= {:g}"}[self.side].format(
-            "y", self.threshold
-        )
-
-    def of(self, values_N: Doubles) -> Flags:
-        """Which values are detected."""
-        if self.side == "below":
-            return np.asarray(values_N <= self.threshold, np.bool_)
-        return np.asarray((np.abs(values_N) if self.side == "abs" else values_N) >= self.threshold, np.bool_)
 
 
 @dataclass(frozen=True)

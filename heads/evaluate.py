@@ -11,7 +11,8 @@ import pyarrow as pa
 from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads import runs, saved_baselines
-from heads.detection import DetectionRule, detector_of
+from heads.detection import detector_of
+from heads.detection_rule import DetectionRule
 from heads.features import pick_device
 from heads.judge_parents import Windows, judge_parents
 from heads.judged import Judged, Model, judge_models, of_rows

@@ -17,11 +17,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedcache.errors import HeadError
-from heads.features import Rows
 from heads.labels import MISSING, Column
 from heads.splits import (
     MOST_NAMES,
@@ -38,6 +38,9 @@ from heads.splits import (
     strata_of,
 )
 from heads.target import Codes, Target
+
+if TYPE_CHECKING:
+    from heads.features import Rows
 
 MOST_LEFT_OUT = 50
 """A head is fitted for each value that is left out; beyond so many values folds of several are what is wanted."""

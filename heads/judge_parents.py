@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from heads.aggregation import Aggregation, How
-from heads.breakdown import Strata
 from heads.judged import Judged, Model, judge_models
 from heads.labels import MISSING
 from heads.parents import Parents, agreed_codes, agreed_target
 from heads.results import Judging
+from heads.strata import Strata
 from heads.target import Codes, Target
 
 

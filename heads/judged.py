@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from heads.breakdown import Part, Strata, breakdown, to_json
+from heads.breakdown import Part, breakdown, to_json
 from heads.decisions import Decided, Decisions
 from heads.detection import Detection, Detector, detect
 from heads.results import Judging, PartResult, judge_rows
+from heads.strata import Strata
 from heads.target import Codes, Target
 
 

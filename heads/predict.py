@@ -15,11 +15,11 @@ from embedcache.rawfeatures import RawFeatures
 from embedcache.records import ID, Source
 from embedcache.store import Store
 from heads import runs
-from heads.breakdown import Strata, numeric_bins, parse_strata
 from heads.features import ArrayRows, Rows, open_features, pick_device
 from heads.open_run import Run, open_run
 from heads.prediction_file import ByParent, prediction_file, sink_of
 from heads.profile import Arrivals, facts_of_sequences
+from heads.strata import Strata, numeric_bins, parse_strata
 from heads.task import names_of, read_strata
 
 Say = Callable[[str], None]

@@ -44,11 +44,11 @@ from safetensors import SafetensorError
 
 from embedcache.errors import HeadError
 from heads import predictions
-from heads.features import Rows
 from heads.target import Target
 
 if TYPE_CHECKING:
     from embedcache.store import Store
+    from heads.features import Rows
 
 MANIFEST, METRICS, CONFIG, HISTORY = "run_manifest.json", "metrics.json", "config.yaml", "history.csv"
 GRID, BREAKDOWN, CERTIFICATE = "grid.csv", "breakdown.csv", "split_certificate.json"

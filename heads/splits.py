@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.errors import HeadError
 from heads.dealing import deal, unevenness
-from heads.features import Rows
 from heads.labels import MISSING, Column
 from heads.target import ClassName, Codes, Doubles, Target
+
+if TYPE_CHECKING:
+    from heads.features import Rows
 
 TRAIN, VAL, TEST = 0, 1, 2
 NAMES = ("train", "val", "test")

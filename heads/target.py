@@ -6,12 +6,13 @@ Axes: N rows, L labels of a multilabel target.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from heads.features import Rows
+if TYPE_CHECKING:
+    from heads.features import Rows
 
 ClassName = str | int
 """A class as the label column names it."""

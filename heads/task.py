@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
-from heads.breakdown import Strata, numeric_bins, parse_strata
-from heads.features import Rows
 from heads.folds import Folds, ManyFolds, check_folds, make_folds, make_split, parse_plan
 from heads.labels import MISSING, Column, TaskKind, encode, read_numbers, read_target, read_weights
 from heads.splits import NAMES, TRAIN, VAL, check_split
+from heads.strata import Strata, numeric_bins, parse_strata
 from heads.target import ClassName, Codes, Doubles, Examples, Target
+
+if TYPE_CHECKING:
+    from heads.features import Rows
 
 LABEL, SPLIT, GROUP = "label", "split", "group"
 """Columns that are used where they are there and none is named."""
@@ -127,6 +131,19 @@ def label_columns(store: Store, given: str | None) -> tuple[str, ...]:
             f"{store.path} has no column '{LABEL}'; name one with --label. It has {', '.join(store.column_names)}"
         )
     return (name,)
+
+
+def check_columns(store: Store, columns: Columns, others: Mapping[str, str | None]) -> None:
+    """Raise HeadError where the store lacks a column that is asked for, or the words of the split are no plan.
+
+    `others` are columns beside those, by their options.
+    """
+    label_columns(store, columns.label)
+    parse_plan(columns.split or NONE, store.column_names)
+    find_column(store, columns.group, GROUP, "--group")
+    for option, given in (("--strata", columns.stratum), ("--weight", columns.weight), *others.items()):
+        if given is not None and given not in store.column_names:
+            find_column(store, parse_strata(given)[0] if option != "--weight" else given, "", option)
 
 
 def load_task(store: Store, columns: Columns, *, kind: TaskKind = "auto", positive: str | None = None) -> Task:

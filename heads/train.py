@@ -20,7 +20,8 @@ from embedcache.store import Store
 from heads import report, runs, saved, saved_baselines
 from heads.certificate import THRESHOLD
 from heads.certificates import Certificates, certify_task
-from heads.detection import Detection, DetectionRule, Detector, detect, detector_of
+from heads.detection import Detection, Detector, detect, detector_of
+from heads.detection_rule import DetectionRule
 from heads.features import MEMORY_BYTES, open_features, pick_device
 from heads.fit import Recipe, default_metric
 from heads.fitting import Record

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedcache.store import Store
 from heads import plots, predictions, report, runs
-from heads.breakdown import Part, Strata, breakdown
+from heads.breakdown import Part, breakdown
 from heads.breakdown import records as breakdown_records
 from heads.breakdown import to_json as breakdown_json
 from heads.card import write_card
@@ -23,6 +23,7 @@ from heads.results import Judging, take
 from heads.rounds import Outcome
 from heads.runs import Manifest
 from heads.splits import TEST
+from heads.strata import Strata
 from heads.task import Task, contents, describe
 
 MOST_GROUPS = 50

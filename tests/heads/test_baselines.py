@@ -13,10 +13,10 @@ from sklearn.preprocessing import StandardScaler
 from embedcache import load_encoder, open_store
 from embedcache.errors import HeadError
 from heads.baselines import baselines, prior, stratum
-from heads.breakdown import Strata
 from heads.metrics import score
 from heads.naive_bayes import gene_matrix
 from heads.splits import TEST, TRAIN, VAL
+from heads.strata import Strata
 from heads.target import Examples, Target
 from tests.heads.stores import write_store
 

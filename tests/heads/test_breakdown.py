@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from embedcache.errors import HeadError
-from heads.breakdown import Strata, breakdown, numeric_bins, parse_strata, records, to_json
+from heads.breakdown import breakdown, records, to_json
 from heads.metrics import evaluate
+from heads.strata import Strata, numeric_bins, parse_strata
 from heads.target import Target
 
 

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedcache.errors import HeadError
-from heads.breakdown import Strata
-from heads.detection import DetectionRule, Detector, detect
+from heads.detection import Detector, detect
+from heads.detection_rule import DetectionRule
 from heads.results import Judging
+from heads.strata import Strata
 from tests.heads.program import refused, run
 from tests.heads.stores import planted, write_store
 

@@ -42,3 +42,19 @@ def test_a_file_in_the_way_is_named(store, tmp_path, output):
     (tmp_path / "afile").touch()
     said = refused(tmp_path, "train", "--features", store, *QUICK, "--output", output)
     assert "afile is a file; name a directory" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--split", "kfold"), "does not say how many folds"),
+        (("--strata", "lenght:200"), "no such column"),
+        (("--threshold", "best"), "--threshold best"),
+        (("--head", "lr", "--epochs", "3"), "is an option of --head mlp"),
+        (("--detect", "x"), "--detect x"),
+    ],
+)
+def test_mistakes_are_found_before_torch_is_loaded(store, tmp_path, options, said):
+    block = "import sys; sys.modules['torch'] = None"  # an import of it would fail as our own mistake, with exit code 1
+    done = process("train", "--features", store, *options, cwd=tmp_path, before=block)
+    assert (done.returncode, said in " ".join(done.stderr.split())) == (2, True), done.stderr
