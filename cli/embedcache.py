@@ -10,7 +10,9 @@ import click
 from cli.errors import run
 from cli.export import export
 from cli.extract import estimate, extract
+from cli.head import head
 from cli.import_ import import_
+from cli.plot import plot
 from cli.views import concat, merge, select
 from cli.windows import windows
 
@@ -38,6 +40,8 @@ cli.add_command(extract)
 cli.add_command(estimate)
 cli.add_command(import_)
 cli.add_command(export)
+cli.add_command(head)
+cli.add_command(plot)
 cli.add_command(merge)
 cli.add_command(concat)
 cli.add_command(select)

@@ -1,0 +1,1 @@
+"""Looking at a store: its rows as a table, its repeats, its embeddings as a map."""
