@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from embedcache.alphabet import reverse_complement
 from embedcache.errors import InputError
 from embedcache.records import ID, SEQUENCE
-from embedcache.sources.batches import BATCH_LETTERS, first_fault
+from embedcache.sources.batches import BATCH_LETTERS, BATCH_ROWS, first_fault
 from embedcache.sources.files import InputFile
 from embedcache.sources.reference import Reference
 from embedcache.sources.sites import OWN, Sites, SiteTable
@@ -39,17 +40,17 @@ class Cutting:
     skip_bad: bool = False
     """Leave sites out that cannot be used; otherwise the first one is an error."""
 
-    @property
+    @cached_property
     def before(self) -> int:
         """Letters before the site that the widest view needs."""
         return max(view.before for view in self.views)
 
-    @property
+    @cached_property
     def after(self) -> int:
         """Letters from the site on, itself included."""
         return max(view.after for view in self.views)
 
-    @property
+    @cached_property
     def least_before(self) -> int:
         """Letters before the site without which a view has none at all."""
         return int(any(not view.after for view in self.views))
@@ -81,13 +82,16 @@ class GenomeWindows:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all windows from the start."""
-        counts = _Counts()
+        counts, found = _Counts(), False
         with self.reference.opened() as fasta:
             for sites in self._sites():
                 windows = self._windows(sites, fasta, counts)
                 if windows.kept:
+                    found = True
                     yield self._batch(sites, windows)
         self._counts = counts
+        if not found:
+            raise self.file.error("none of its sites can be used:\n" + "\n".join(counts.lines(self)))
 
     def places(self) -> Iterator[str]:
         """Say for window after window where its site stands in the file."""
@@ -101,8 +105,8 @@ class GenomeWindows:
                     yield place
 
     def _sites(self) -> Iterator[Sites]:
-        """The sites, so many at a time that their windows are no more than 64 MB."""
-        rows = max(2, BATCH_LETTERS // (self.cutting.before + self.cutting.after) // 2 * 2)
+        """The sites, at most 16,384 at a time, and no more than 64 MB of windows; pairs stay together."""
+        rows = max(2, min(BATCH_ROWS, BATCH_LETTERS // (self.cutting.before + self.cutting.after)) // 2 * 2)
         for sites in self.sites.batches():
             for first in range(0, len(sites.contigs), rows):
                 yield sites if rows >= len(sites.contigs) else _part(sites, first, first + rows)

@@ -107,7 +107,8 @@ class VariantTable:
             rows = iter(variants)
             for row in numbers:
                 try:
-                    record = next(rows, None)
+                    with quiet():
+                        record = next(rows, None)
                 except (OSError, ValueError) as error:
                     raise self.file.error(
                         f"the rows after this one are cut off or damaged ({error}); copy or download it again",
