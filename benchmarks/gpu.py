@@ -8,6 +8,7 @@ For the Nucleotide Transformer 500m, ESM-2 650M and DNABERT-S at their real size
     end to end    a FASTA file to a finished store: reading, tokenizing, encoding, checksums, writing
     MFU           the model's arithmetic a second over the machine's own matrix rate, both measured in this run
     invariance    whether a sequence alone and among others gives the same bits on this device
+    fine-tuning   a step of the whole encoder and of its last layers (`benchmarks.gpu_finetune`)
     peers         transformers with padding (length-sorted, its fastest attention, bfloat16), and sentence-transformers'
                   ``encode``; a random model of the same architecture (for DNABERT-S, which transformers has no code for,
                   a BERT of the same size, on as many tokens)
@@ -32,6 +33,7 @@ import click
 import numpy as np
 import torch
 
+from benchmarks.gpu_finetune import Step, steps_of
 from benchmarks.simulate import simulate_dna, simulate_protein
 from embedcache import load_encoder
 from embedcache.encoders import registry
@@ -293,7 +295,17 @@ def main(output: str | None, models: tuple[str, ...]) -> None:
                 f"  aim on an H200: {AIMS[alias]:,} tokens/s, reached {results[-1].forward / AIMS[alias]:.2f} of it"
             )
         if output:
-            Path(output).write_text(json.dumps([asdict(result) for result in results], indent=1))
+            _write(Path(output), results, [])
+    if not models:
+        steps = steps_of(device)
+        click.echo("\n".join(map(str, steps)))
+        if output:
+            _write(Path(output), results, steps)
+
+
+def _write(file: Path, results: list[Result], steps: list[Step]) -> None:
+    figures = {"extraction": [asdict(one) for one in results], "finetune": [asdict(one) for one in steps]}
+    file.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

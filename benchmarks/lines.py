@@ -141,6 +141,15 @@ def ridge_lines(found: dict[str, Any]) -> list[Line]:
     ]
 
 
+def finetune_lines(found: dict[str, Any]) -> list[Line]:
+    """Ratios of an epoch from cached states."""
+    what = f"top {found['trained']} of {found['layers']} layers from cached states, an epoch"
+    return [
+        Line(f"{what} / transformers, lower layers frozen", found["ratio"], 5),
+        Line("the same / our own lower layers at every step", found["ratio_whole"], 3),
+    ]
+
+
 def mlp_lines(found: dict[str, Any]) -> list[Line]:
     """Ratios of an epoch, and of the time to the peer's best metric."""
     # a floor that was measured in a busier moment than the epoch says nothing
@@ -198,6 +207,7 @@ LINES: dict[str, Callable[[dict[str, Any]], list[Line]]] = {
     "metrics": metrics_lines,
     "boosting": boosting_lines,
     "mlp": mlp_lines,
+    "finetune": finetune_lines,
     "neighbours": neighbours_lines,
     "leakage": leakage_lines,
     "outofcore": outofcore_lines,

@@ -114,6 +114,7 @@ def _finetune(**given: Any) -> None:
     """
     from tqdm import tqdm
 
+    from embedcache.errors import Interrupted
     from heads import report
     from heads.finetune.finetune import finetune
 
@@ -126,21 +127,30 @@ def _finetune(**given: Any) -> None:
             if text:
                 bar.write(text)
 
-        done = finetune(
-            source,
-            _shared(given),
-            _options(given),
-            _choice(given),
-            bar.write,
-            told,
-            kept=given["store"],
-            output=given["output"],
-            overwrite=given["overwrite"],
-            restart=given["restart"],
-            keep=given["keep_checkpoints"],
-        )
+        try:
+            done = finetune(
+                source,
+                _shared(given),
+                _options(given),
+                _choice(given),
+                bar.write,
+                told,
+                kept=given["store"],
+                output=given["output"],
+                overwrite=given["overwrite"],
+                restart=given["restart"],
+                keep=given["keep_checkpoints"],
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "stopped by Ctrl-C: run the same command again to go on from the last checkpoint"
+            ) from None
     if done is None:
         return
+    if given["log"] is not None:
+        from heads.training_log import append_to_log
+
+        append_to_log(done.outdir, given["log"])
     for part in [part for part in ("val", "test") if part in done.results[0].parts]:
         click.echo("\n" + report.table(done.results, part, done.metrics))
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")

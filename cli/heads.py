@@ -12,6 +12,7 @@ import click
 from cli.errors import run
 from cli.finetune import finetune_command
 from cli.head_options import check_kind, class_weights, head_options, options_of
+from cli.training_log import log_command
 
 if TYPE_CHECKING:
     from heads.aggregation import How
@@ -576,6 +577,7 @@ def _parameters(features: Path, shared: Sequence[str], point: Mapping[str, str])
 
 
 heads.add_command(finetune_command(train))
+heads.add_command(log_command)
 
 
 def main() -> NoReturn:

@@ -40,7 +40,7 @@ from heads.finetune.processes import Processes
 from heads.finetune.save import load_tuned, save_encoder
 from heads.finetune.training import Setting, Workshop, train_model
 from heads.fit import Fit, Recipe
-from heads.fitting import Fitted
+from heads.fitting import Fitted, say_nothing
 from heads.fitting import Progress as Told
 from heads.rounds import Setting as JudgingSetting
 from heads.rounds import judge_once
@@ -92,7 +92,8 @@ def finetune(
     runs.refuse_existing(outdir, overwrite)
     work = outdir.resolve().with_name(outdir.resolve().name + TRAINING)
     processes = Processes.join(pick_device(shared.device))
-    say = say if processes.first else lambda line: None
+    if not processes.first:
+        say, told = (lambda line: None), say_nothing
     progress = Progress(quiet=not processes.first)
     if shared.start is None and choice.head is not None:
         shared = replace(shared, start=choice.head, start_flag="the head of --model")

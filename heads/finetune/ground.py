@@ -64,11 +64,18 @@ def choose_encoding(choice: EncoderChoice, store: Store, device: str) -> Encodin
     """The encoder and readout by name, or those of the store; raises ModelError where they cannot be had."""
     if choice.name is not None:
         return encoding_of(choice.load(device), choice.extraction, store.column_names)
-    return RawFeatures.load(encoder_record(store), store.fingerprint, device=device).encoding
+    try:
+        return RawFeatures.load(encoder_record(store), store.fingerprint, device=device).encoding
+    except HeadError as error:
+        raise HeadError(
+            f"the encoder of {store.path} is not to be had again: name one with --model ({error})"
+        ) from None
 
 
 def check_trainable(encoding: Encoding, options: FinetuneOptions, store: Store) -> None:
     """Raise HeadError, or ModelError, where this encoder cannot be trained so on this store."""
+    if not encoding.readout.pooled:
+        raise HeadError(f"{store.path} keeps every token, and a head learns from one vector: name --model and --pool")
     if not options.trains_encoder:
         return
     encoder = encoding.encoder

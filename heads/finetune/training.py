@@ -5,7 +5,6 @@ Axes: n rows, O scores.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from heads.finetune.processes import Processes
 from heads.finetune.rates import parameter_groups
 from heads.finetune.states import ComputedStates, StoredStates, store_states
 from heads.finetune.tokens import TokenRows
+from heads.finetune.trackers import trackers_at
 from heads.fit import Recipe
 from heads.fitting import Fitted, Problem, Record
 from heads.fitting import Progress as Told
@@ -249,10 +249,10 @@ def train_model(workshop: Workshop, report: str) -> Fitted:
         options.save_steps,
         setting.told,
     )
-    arguments = _arguments(workshop, report)
     journal = Journal(setting.recipe.select, head.patience)
-    trainer = FinetuneTrainer(workshop.model, arguments, course, journal)
-    trainer.run(last_checkpoint(setting.work))
+    with trackers_at(setting.work / "logs"):
+        trainer = FinetuneTrainer(workshop.model, _arguments(workshop, report), course, journal)
+        trainer.run(last_checkpoint(setting.work))
     setting.processes.wait()
     best = best_of(setting.work)
     assert best is not None
@@ -293,7 +293,6 @@ def _arguments(workshop: Workshop, report: str) -> Any:
     from transformers import TrainingArguments
 
     setting, options, products = workshop.setting, workshop.setting.options, workshop.products
-    _keep_trackers_here(setting.work)
     cuda = workshop.device.type == "cuda"
     arguments = TrainingArguments(
         output_dir=str(setting.work),
@@ -323,14 +322,3 @@ def _arguments(workshop: Workshop, report: str) -> Any:
     if setting.processes.count == 1:
         arguments._n_gpu = min(arguments._n_gpu, 1)  # several GPUs are shared by torchrun, not by threads
     return arguments
-
-
-def _keep_trackers_here(work: Path) -> None:
-    """Trackers write beside the training and ask no server, unless the environment says otherwise."""
-    for name, value in {
-        "TENSORBOARD_LOGGING_DIR": str(work / "logs"),
-        "MLFLOW_TRACKING_URI": (work / "logs" / "mlruns").absolute().as_uri(),
-        "WANDB_MODE": "offline",
-        "WANDB_DIR": str(work / "logs"),
-    }.items():
-        os.environ.setdefault(name, value)

@@ -22,7 +22,8 @@ def test_the_gpu_benchmark_measures_every_model_and_says_what_it_reached(
     monkeypatch.setattr(gpu, "QUICK", gpu.Size(sequences=4, repeats=1, layers=1, batch_tokens=512))
     done = CliRunner().invoke(gpu.main, ["--output", str(tmp_path / "gpu.json")], catch_exceptions=False)
     assert done.exit_code == 0
-    figures = json.loads((tmp_path / "gpu.json").read_text())
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    figures = written["extraction"]
     assert [figure["model"] for figure in figures] == list(gpu.AIMS)
     for figure in figures:
         assert figure["batch_invariant"]
@@ -31,3 +32,5 @@ def test_the_gpu_benchmark_measures_every_model_and_says_what_it_reached(
         assert figure["mfu"] > 0
         assert f"{figure['model']}: forward" in done.output
         assert "same bits in any batch: yes" in done.output
+    assert [step["way"] for step in written["finetune"]] == ["full", "full, recomputed", "top 1", "top 1, cached"]
+    assert all(step["tokens_per_second"] > 0 for step in written["finetune"])

@@ -1,0 +1,23 @@
+"""``heads log``: what was tried, a run after the other, in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command("log")
+@click.argument("run_directory", type=FOLDER, metavar="RUN")
+@click.option("--file", type=FOLDER, default=Path("TRAINING_HISTORY.md"), show_default=True, help="The log.")
+def log_command(run_directory: Path, file: Path) -> None:
+    """Append RUN to a log: its settings, epochs, metrics and confusion matrices, and what it changed.
+
+    The change is against the run that it went on from (--init, --init-head, --model RUN).
+    """
+    from heads.training_log import append_to_log
+
+    added = append_to_log(run_directory, file)
+    click.echo(f"{run_directory} is {'now' if added else 'already'} in {file}")
