@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 
 from embedcache.search.near_duplicates import Pairs, near_duplicates
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Rows, RowSource, Standardisation, raw_blocks
-from heads.moments import standardise
 
 T = TypeVar("T")
 Singles = npt.NDArray[np.float32]

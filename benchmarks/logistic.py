@@ -22,10 +22,11 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Design
 from heads.kernel import NoKernel, find_kernel
 from heads.logistic_grid import LogisticGrid, fit_grid
-from heads.moments import Basis, eigenbasis, standardise
+from heads.moments import Basis, eigenbasis
 from heads.target import Codes, Doubles, Target
 from heads.weights import class_weights as weights_by_class
 

@@ -88,11 +88,12 @@ class Peak(threading.Thread):
 
 def fit_store(path: Path) -> dict[str, float]:
     """Fit the grid on all rows of a store, and report seconds, passes, and this process's peaks of memory."""
+    from embedcache.search.standardising import standardise
     from heads.features import Design, open_features
     from heads.labels import read_labels
     from heads.logistic import STRENGTHS
     from heads.logistic_grid import fit_grid
-    from heads.moments import eigenbasis, standardise
+    from heads.moments import eigenbasis
     from heads.target import Target
     from heads.weights import class_weights
 

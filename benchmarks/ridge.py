@@ -21,9 +21,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.logistic import GATE, simulate, timed
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Design, Standardisation
 from heads.gram import Spectrum, spectrum
-from heads.moments import standardise
 from heads.ridge import ALPHAS, RidgePath, fit_path
 
 Doubles = npt.NDArray[np.float64]

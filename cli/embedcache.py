@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.duplicates import duplicates
 from cli.errors import run
 from cli.export import export
 from cli.extract import estimate, extract
@@ -42,6 +43,7 @@ cli.add_command(import_)
 cli.add_command(export)
 cli.add_command(head)
 cli.add_command(plot)
+cli.add_command(duplicates)
 cli.add_command(merge)
 cli.add_command(concat)
 cli.add_command(select)

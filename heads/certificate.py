@@ -20,10 +20,10 @@ import torch
 
 from embedcache.errors import HeadError
 from embedcache.search.near_duplicates import Pairs, closest, nearest
+from embedcache.search.standardising import standardise
 from embedcache.store import Store
 from heads.features import MEMORY_BYTES, Rows, RowSource, Standardisation
 from heads.labels import MISSING
-from heads.moments import standardise
 from heads.overlap import NearDuplicate, Nearest, Overlap, PartContents
 from heads.splits import NAMES, TEST, TRAIN, VAL
 from heads.target import Codes, Target

@@ -22,13 +22,14 @@ from sklearn.utils.multiclass import check_classification_targets, is_multilabel
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Design, Rows, RowSource, Standardisation
 from heads.fitting import Fitted, Problem, Record
 from heads.head import Settings, load_tensors, save_tensors
 from heads.kernel import NoKernel, find_kernel
 from heads.logistic_grid import CERTIFIED, MOST_PASSES, LogisticGrid, fit_grid, scores
 from heads.metrics import better, check_metric, score
-from heads.moments import eigenbasis, standardise
+from heads.moments import eigenbasis
 from heads.present import check_present
 from heads.target import Doubles, Examples, Kind, Target
 from heads.weights import ClassWeight, class_weights, weight_text

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.ensemble import EnsembleModel
 from heads.features import Standardisation
 from heads.fitting import Fitted, Problem, Progress, Record
@@ -22,7 +23,6 @@ from heads.mixup import Mixup
 from heads.mlp_model import MLPModel
 from heads.mlp_options import MLPOptions
 from heads.mlp_training import Part, Regime, Setting, Stack, Trained
-from heads.moments import standardise
 from heads.perceptrons import Perceptrons
 from heads.sampling import EpochSampler, sampled_shares
 from heads.standardised_rows import StandardisedRows

@@ -21,12 +21,12 @@ import torch
 
 from embedcache.alphabet import CELL, DNA, Letters
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from embedcache.store import Store
 from heads.distribution import LEVELS, Distribution, chance_of_outside
 from heads.features import Rows, RowSource, raw_blocks
 from heads.head import load_tensors, save_tensors
 from heads.json_values import mapping, text, whole
-from heads.moments import standardise
 from heads.target import Doubles
 
 FILE = "profile.safetensors"

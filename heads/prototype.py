@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.features import Design, Rows, RowSource
 from heads.fitting import Fitted, Problem, Record
 from heads.head import Settings, load_tensors, save_tensors
 from heads.linear import LinearMap, linear_outputs
 from heads.metrics import better, score
-from heads.moments import standardise
 from heads.target import Codes, Doubles, Examples
 from heads.weights import ClassWeight, row_weights
 

@@ -26,6 +26,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Design, Rows, RowSource
 from heads.fitting import Fitted, Problem
 from heads.head import Settings, load_tensors, save_tensors
@@ -33,7 +34,7 @@ from heads.lbfgs import BatchedLBFGS
 from heads.linear import LinearMap, linear_outputs
 from heads.logistic import NotConvergedWarning
 from heads.metrics import score
-from heads.moments import Basis, eigenbasis, standardise
+from heads.moments import Basis, eigenbasis
 from heads.pinball import Pinball, weighted_quantiles
 from heads.rearrangement import rearrange
 from heads.ridge import best_trial, check_alphas, end_of_path

@@ -25,13 +25,13 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Design, Rows, RowSource
 from heads.fitting import Fitted, Problem
 from heads.gram import Spectrum, cross_products, spectrum
 from heads.head import Settings, load_tensors, save_tensors
 from heads.linear import LinearMap, linear_outputs
 from heads.metrics import better, score
-from heads.moments import standardise
 from heads.target import Doubles
 
 ALPHAS = tuple(10.0**power for power in range(-2, 8))

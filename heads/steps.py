@@ -24,10 +24,10 @@ import torch
 from torch.nn import functional
 
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.features import Design, Rows, RowSource, Standardisation, Values
 from heads.gram import spectrum
 from heads.head import load_tensors, save_tensors
-from heads.moments import standardise
 
 FILE = "steps.safetensors"
 FLOOR = 1e-7

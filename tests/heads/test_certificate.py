@@ -12,10 +12,10 @@ import pytest
 
 import embedcache
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.certificate import THRESHOLD, Sequences, certify, read_sequences
 from heads.features import ArrayRows
 from heads.labels import MISSING
-from heads.moments import standardise
 from heads.splits import TEST, TRAIN, VAL
 from heads.target import Target
 from tests.heads.stores import write_store

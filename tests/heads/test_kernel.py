@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Design
 from heads.kernel import Kernel, NoKernel, find_kernel, load_kernel
-from heads.moments import standardise
 from heads.objective import _products
 from heads.sweep import CHUNK_ROWS, Columns, sweep
 

@@ -17,12 +17,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Design
 from heads.fitting import Problem
 from heads.head import TENSORS
 from heads.linear import LinearMap
 from heads.logistic import NotConvergedWarning
-from heads.moments import standardise
 from heads.quantile import ALPHAS, CERTIFIED, QuantileHead, QuantileModel, QuantileOptions, QuantilePath, fit, fit_path
 from heads.target import Examples, Target
 from tests.heads.reference import standardised

@@ -15,11 +15,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from embedcache.errors import HeadError
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows, Design
 from heads.fitting import Problem
 from heads.gram import WIDEST, spectrum
 from heads.head import TENSORS
-from heads.moments import standardise
 from heads.ridge import ALPHAS, RidgeHead, RidgeModel, RidgeOptions, RidgePath, fit, fit_path
 from heads.target import Examples, Target
 from tests.heads.reference import standardised

@@ -9,8 +9,8 @@ import pytest
 from embedcache.errors import HeadError
 from embedcache.search import near_duplicates as module
 from embedcache.search.near_duplicates import Pairs, near_duplicates, nearest
+from embedcache.search.standardising import standardise
 from heads.features import ArrayRows
-from heads.moments import standardise
 
 QUERIES = 300
 
