@@ -88,8 +88,9 @@ class Peak(threading.Thread):
 
 def fit_store(path: Path) -> dict[str, float]:
     """Fit the grid on all rows of a store, and report seconds, passes, and this process's peaks of memory."""
+    from embedcache import open_store
     from embedcache.search.standardising import standardise
-    from heads.features import Design, open_features
+    from heads.features import Design
     from heads.labels import read_labels
     from heads.logistic import STRENGTHS
     from heads.logistic_grid import fit_grid
@@ -99,7 +100,7 @@ def fit_store(path: Path) -> dict[str, float]:
 
     peak = Peak()
     peak.start()
-    store = open_features(path)
+    store = open_store(path)
     codes, rows = read_labels(store.column("label"), "label").codes, np.arange(len(store))
     balanced = class_weights(Target("binary", (0, 1), codes), "balanced")
     begun = time.perf_counter()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from heads.aggregation import How
     from heads.decisions import DecisionOptions
     from heads.detection_rule import DetectionRule
+    from heads.feature_stores import Features
     from heads.prediction_file import ByParent
     from heads.task import Columns
     from heads.train import Training
@@ -56,7 +57,11 @@ SEED = click.option(
     show_default=True,
     help="For drawn splits, heads that start at random, and the bootstrap.",
 )
-FEATURES = click.option("--features", type=FOLDER, required=True, metavar="STORE", help="A store of embeddings.")
+FEATURES_HELP = "A store of embeddings; given several times, the rows of all. STORE:label=1 gives its rows a column."
+FEATURES = click.option("--features", multiple=True, required=True, metavar="STORE[:COL=VALUE]", help=FEATURES_HELP)
+LABELS = click.option(
+    "--labels", type=FOLDER, metavar="FILE", help="A table whose columns are joined by id, in place of the store's own."
+)
 STRATA = click.option(
     "--strata",
     metavar="COL[:N,N,...]",
@@ -93,6 +98,13 @@ def heads() -> None:
 
 @heads.command()
 @FEATURES
+@click.option(
+    "--blocks",
+    metavar="NAME,...",
+    help="Learn from these column blocks alone, such as both_100, or all that begin so: dna for dna.mean. predict and "
+    "evaluate find them in any store that has the same.",
+)
+@LABELS
 @click.option(
     "--label", metavar="COL[,COL...]", help="Column to learn; several are one yes-or-no label each.  [default: label]"
 )
@@ -194,7 +206,7 @@ def heads() -> None:
 @BOOTSTRAP
 @DEVICE
 @head_options
-def train(features: Path, output: Path | None, overwrite: bool, **given: Any) -> None:
+def train(features: tuple[str, ...], output: Path | None, overwrite: bool, **given: Any) -> None:
     """Train a head on a store that has a label column, and show it beside its baselines.
 
     All settings with several values are tried; the best on validation rows is kept.
@@ -220,10 +232,9 @@ def train(features: Path, output: Path | None, overwrite: bool, **given: Any) ->
 
 
 def _checked(
-    features: Path, output: Path | None, overwrite: bool, given: dict[str, Any]
+    features: Features, output: Path | None, overwrite: bool, given: dict[str, Any]
 ) -> tuple[Columns, DecisionOptions, tuple[DetectionRule, ...]]:
     """What is asked of a training, as objects: mistakes are found here, before torch and all that needs it is loaded."""
-    from embedcache import open_store
     from heads import runs
     from heads.decisions import DecisionOptions
     from heads.detection_rule import DetectionRule
@@ -231,7 +242,7 @@ def _checked(
     from heads.task import Columns, check_columns
 
     columns = Columns(given["label"], given["split"], given["group"], given["strata"], given["weight"])
-    check_columns(open_store(features), columns, {"--detect-by": given["detect_by"]})
+    check_columns(features.open(), columns, {"--detect-by": given["detect_by"]})
     if output is not None:
         runs.refuse_existing(output, overwrite)
     decisions = DecisionOptions(
@@ -245,8 +256,11 @@ def _checked(
     return columns, decisions, tuple(map(DetectionRule.parse, given["detect"]))
 
 
-def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str, Any], say: Any) -> Training:
+def _train(stores: tuple[str, ...], output: Path | None, overwrite: bool, given: dict[str, Any], say: Any) -> Training:
     """Train with the parameters of the command `train`."""
+    from heads.feature_stores import Features
+
+    features = Features(stores, _names(given["blocks"]), given["labels"])
     kind, near, steps = given["kind"], given["near"], given["steps"]
     if given["threshold_by_stratum"] and given["strata"] is None:
         raise click.UsageError("--threshold-by-stratum needs the strata: name their column with --strata")
@@ -296,7 +310,7 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
 
 @heads.command()
 @click.argument("run_directory", type=FOLDER, metavar="RUN")
-@click.option("--features", type=FOLDER, metavar="STORE", help="A store of embeddings.")
+@click.option("--features", multiple=True, metavar="STORE", help=FEATURES_HELP.partition(" STORE:")[0])
 @click.option(
     "--input",
     "inputs",
@@ -318,7 +332,7 @@ def _train(features: Path, output: Path | None, overwrite: bool, given: dict[str
 @DEVICE
 def predict(
     run_directory: Path,
-    features: Path | None,
+    features: tuple[str, ...],
     inputs: tuple[str, ...],
     output: Path,
     aggregate: How | None,
@@ -328,16 +342,18 @@ def predict(
     **raw: Any,
 ) -> None:
     """Score every row of a store, or of sequence files, with the head of RUN; no labels are needed."""
+    from heads.feature_stores import Features
     from heads.predict import predict as predict_rows
     from heads.predict import predict_sequences
 
-    if (features is None) == (not inputs):
+    if bool(features) == bool(inputs):
         raise click.UsageError("name the rows: --features STORE, or --input FILE")
     parents = _by_parent(aggregate, by)
-    if features is not None:
+    if features:
         if any(raw.values()):
             raise click.UsageError("--model, --any-alphabet and --trust-remote-code are for --input")
-        predict_rows(run_directory, features, output, click.echo, aggregate=parents, strict=strict, device=device)
+        stores = Features(features)
+        predict_rows(run_directory, stores, output, click.echo, aggregate=parents, strict=strict, device=device)
         return
     from embedcache.sources import open_source
     from heads.progress import told
@@ -367,6 +383,7 @@ def _by_parent(aggregate: How | None, by: str | None) -> ByParent | None:
 @heads.command()
 @click.argument("run_directory", type=FOLDER, metavar="RUN")
 @FEATURES
+@LABELS
 @click.option("--label", metavar="COL[,COL...]", help="Column of what is true.  [default: the one of the training]")
 @click.option(
     "--split",
@@ -385,7 +402,8 @@ def _by_parent(aggregate: How | None, by: str | None) -> ByParent | None:
 @DEVICE
 def evaluate(
     run_directory: Path,
-    features: Path,
+    features: tuple[str, ...],
+    labels: Path | None,
     label: str | None,
     split: str | None,
     strata: str | None,
@@ -403,11 +421,14 @@ def evaluate(
     from heads import report
     from heads.detection_rule import DetectionRule
     from heads.evaluate import evaluate_run, write_evaluation
+    from heads.feature_stores import Features
     from heads.results import Judging
 
+    stores = Features(features, labels=labels)
     judged = evaluate_run(
         run_directory,
-        features,
+        stores,
+        click.echo,
         label=label,
         split=split,
         strata=strata,
@@ -418,7 +439,7 @@ def evaluate(
         strict=strict,
         device=device,
     )
-    click.echo(f"{features}: {judged.rows.what}")
+    click.echo(f"{stores}: {judged.rows.what}")
     for note in (*judged.notes, *judged.rows.notes):
         click.echo(f"  {note}")
     metrics = report.shown_metrics(judged.rows.head.evaluation.kind, judged.quantiles)
@@ -499,7 +520,7 @@ def export(run_directory: Path, form: str, output: Path | None, overwrite: bool)
 @click.pass_context
 def sweep(
     context: click.Context,
-    features: Path,
+    features: tuple[str, ...],
     vary: tuple[str, ...],
     plan: Path | None,
     zipped: bool,
@@ -541,7 +562,7 @@ def sweep(
             output,
             train_one,
             metric=select,
-            fixed={"features": str(features), "options": shared},
+            fixed={"features": " + ".join(features), "options": shared},
             say=click.echo,
         )
     except KeyboardInterrupt:
@@ -554,25 +575,33 @@ def sweep(
     click.echo(f"\ntables: {', '.join(map(str, tables))}")
     if swept.best is not None:
         best = swept.best.runs[0].folder
-        click.echo(f"next: heads evaluate {best} --features {features} (its report: {best / 'report.html'})")
+        click.echo(f"next: heads evaluate {best} {shlex.join(_flags(features))} (its report: {best / 'report.html'})")
     if swept.failed:
         first = swept.failed[0]
         words = [word for name, value in first.point.items() for word in (f"--{name}", value)]
-        command = ["heads", "train", "--features", str(features), *shared, *words, "--output", str(first.folder)]
+        command = ["heads", "train", *_flags(features), *shared, *words, "--output", str(first.folder)]
         click.echo(
             f"{len(swept.failed)} of {len(points.points)} runs failed; to see why: {shlex.join(command)}", err=True
         )
         context.exit(1)
 
 
-def _parameters(features: Path, shared: Sequence[str], point: Mapping[str, str]) -> dict[str, Any]:
+def _flags(features: Sequence[str]) -> list[str]:
+    return [word for store in features for word in ("--features", store)]
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def _parameters(features: Sequence[str], shared: Sequence[str], point: Mapping[str, str]) -> dict[str, Any]:
     """Parameters of the command `train`, parsed as it would parse them; raises what it would."""
     words = [word for name, value in point.items() for word in (f"--{name}", value)]
     flags = {flag for option in train.params for flag in option.opts}
     for name in point:
         if f"--{name}" not in flags or name in ("features", "output"):
             raise click.UsageError(f"--vary {name}: `heads train` has no option --{name} that can vary")
-    parsed = train.make_context("train", ["--features", str(features), *shared, *words])
+    parsed = train.make_context("train", [*_flags(features), *shared, *words])
     return dict(parsed.params)
 
 

@@ -5,8 +5,8 @@ Axes: n records of a window, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from embedcache.errors import InputError, ModelError
 from embedcache.passages import Passages, encode_rows
 from embedcache.plan import slices
 from embedcache.records import ID, SEQUENCE, Source
-from embedcache.store import Store
+from embedcache.store import Store, blocks_of
 from embedcache.views import Scope
 
 WINDOW_ROWS = 4096
@@ -33,7 +33,7 @@ def encoder_record(store: Store) -> dict[str, Any]:
     attributes = store.attrs
     return {
         **attributes["encoder"],
-        "blocks": attributes["blocks"],
+        "blocks": [asdict(block) for block in store.blocks],
         "overlong": attributes.get("overlong"),
         "one_based": attributes.get("one_based", False),
         "scope": attributes.get("scope"),
@@ -93,6 +93,11 @@ class RawFeatures:
             raise ModelError(
                 f"the features of {whose} were imported, so that no encoder here makes such ones: {instead}"
             )
+        if record.get("parts"):
+            raise ModelError(
+                f"the features of {whose} are merged of those of {record.get('name')}, and one encoder alone does not make "
+                f"them: {instead.replace('that store', 'the merged store')}"
+            )
         try:
             name = model or recorded_name(record)
             poolings, layers = zip(*((block["pooling"], block["layer"]) for block in record["blocks"]), strict=True)
@@ -114,7 +119,7 @@ class RawFeatures:
             raise ModelError(f"the encoder of {whose} cannot be loaded ({error}); name it with --model") from None
         readout = encoder.readout([*dict.fromkeys(poolings)], [*dict.fromkeys(layers)])
         encoding = Encoding(encoder, readout, overlong, bool(record.get("one_based", False)), scope)
-        if encoding.fingerprint != fingerprint:
+        if encoding.fingerprint != fingerprint and not _same_blocks(encoding, record["blocks"]):
             raise ModelError(
                 f"{encoder.name} makes features with the fingerprint {encoding.fingerprint[:12]}, those of {whose} have "
                 f"{fingerprint[:12]} of {record.get('name')}: name the encoder that made them with --model"
@@ -161,3 +166,18 @@ def recorded_name(record: Mapping[str, Any]) -> str:
     if record.get("revision"):
         return f"{record['repo_id']}@{record['revision']}"
     return str(record.get("directory") or record["name"])
+
+
+def _same_blocks(encoding: Encoding, recorded: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an encoding makes the blocks that were recorded, in their order: some of those of a larger store."""
+    made = blocks_of(
+        {
+            "fingerprint": encoding.fingerprint,
+            "encoder": {"fingerprint": encoding.encoder.fingerprint},
+            "blocks": [asdict(block) for block in encoding.blocks],
+            "overlong": encoding.overlong,
+            "one_based": encoding.one_based,
+            "scope": encoding.scope.to_dict(),
+        }
+    )
+    return [block.fingerprint for block in made] == [block.get("fingerprint") for block in recorded]

@@ -96,6 +96,8 @@ def selection(store: Store, rows: Rows | None, blocks: Sequence[str] = (), path:
     attributes = inherited(store, "selected") | {"input": str(store.path)}
     if not whole:
         attributes |= {"blocks": [asdict(block) for block in moved], "fingerprint": fingerprint_of_blocks(moved)}
+        views = list(dict.fromkeys(block.view for block in moved if block.view is not None))
+        attributes |= {"scope": attributes["scope"] | {"views": views}} if views else {}
     return VirtualStore(path or store.path, attributes, [store], pieces, table)
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache.errors import StoreError
+from embedcache.layout import StorePaths
 from embedcache.pieces import Piece, PiecedRows, Rows
 from embedcache.records import SEQUENCE
 from embedcache.rowarray import Matrix
@@ -59,6 +60,13 @@ class VirtualStore(Store):
 
     def __len__(self) -> int:
         return self._rows
+
+    @property
+    def origin(self) -> str:
+        """Where the store lies, or its parts where it was put together for one program alone."""
+        if StorePaths(self.path).group.exists():
+            return super().origin
+        return ", ".join(dict.fromkeys(part.origin for part in self.parts))
 
     @property
     def kind(self) -> str:

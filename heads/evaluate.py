@@ -13,13 +13,14 @@ from embedcache.store import Store
 from heads import runs, saved_baselines
 from heads.detection import detector_of
 from heads.detection_rule import DetectionRule
+from heads.feature_stores import Features
 from heads.features import pick_device
 from heads.judge_parents import Windows, judge_parents
 from heads.judged import Judged, Model, judge_models, of_rows
 from heads.labels import MISSING, as_classes, encode, read_numbers
 from heads.open_run import Run
 from heads.parents import Parents
-from heads.predict import departure, open_matching, strata_of
+from heads.predict import Say, departure, open_matching, strata_of
 from heads.prediction_file import ByParent
 from heads.results import Judging
 from heads.splits import NAMES, part_codes, unknown_names
@@ -49,7 +50,8 @@ class Evaluated:
 
 def evaluate_run(
     run_path: Path,
-    features: Path,
+    features: Features,
+    say: Say = lambda line: None,
     *,
     label: str | None = None,
     split: str | None = None,
@@ -67,7 +69,7 @@ def evaluate_run(
 
     Raises HeadError where there is nothing to judge, or the rows are far from those of the training and `strict` is given.
     """
-    run, store = open_matching(run_path, features)
+    run, store = open_matching(run_path, features, say)
     parent = None if aggregate is None else aggregate.column_in(store.column_names, run.group_column, str(features))
     target, known = _target_of(run, store, label)
     if (detect or detect_by) and target.kind != "regression":

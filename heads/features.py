@@ -6,12 +6,10 @@ Axes: N rows of the source, n rows of the block, D features.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 
-import embedcache
 from embedcache.errors import HeadError
 from embedcache.search.rows import (
     BLOCK_ROWS,
@@ -24,23 +22,11 @@ from embedcache.search.rows import (
     Values,
     raw_blocks,
 )
-from embedcache.store import Store
 
 __all__ = [
     "BLOCK_ROWS", "MEMORY_BYTES", "ArrayRows", "Block", "Design", "RowSource", "Rows", "Standardisation", "Values",
-    "open_features", "pick_device", "raw_blocks",
+    "pick_device", "raw_blocks",
 ]  # fmt: skip
-
-
-def open_features(path: Path) -> Store:
-    """Open a store whose rows are features; raises HeadError for one that keeps a row for each token."""
-    store = embedcache.open_store(path)
-    if store.per_token:
-        raise HeadError(
-            f"{path} keeps every token of a sequence, and a head learns from one vector of it: extract the sequences with a "
-            "pooling, such as --pool mean"
-        )
-    return store
 
 
 class Design:

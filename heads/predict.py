@@ -15,7 +15,8 @@ from embedcache.rawfeatures import RawFeatures
 from embedcache.records import ID, Source
 from embedcache.store import Store
 from heads import runs
-from heads.features import ArrayRows, Rows, open_features, pick_device
+from heads.feature_stores import Features, with_blocks_of
+from heads.features import ArrayRows, Rows, pick_device
 from heads.open_run import Run, open_run
 from heads.prediction_file import ByParent, prediction_file, sink_of
 from heads.profile import Arrivals, facts_of_sequences
@@ -27,16 +28,24 @@ BLOCK_ROWS = 65_536
 """Rows of a store that are scored before they are written."""
 
 
-def open_matching(run_path: Path, features: Path) -> tuple[Run, Store]:
-    """Open a run and a store; raises HeadError where the store's features are not those the head was trained on."""
-    run, store = open_run(run_path), open_features(features)
-    if (run.card.fingerprint, run.card.dim) != (store.fingerprint, store.dim):
+def open_matching(run_path: Path, features: Features, say: Say = lambda line: None) -> tuple[Run, Store]:
+    """Open a run and the features that it was trained on: a store of the same, or one that has the same blocks.
+
+    Raises HeadError where the store has other features.
+    """
+    run, store = open_run(run_path), features.open(say)
+    matching = with_blocks_of(store, run.card.encoder, run.card.fingerprint, run.card.dim)
+    if matching is None:
         raise HeadError(
             f"{run_path} was trained on {run.card.dim} features of {run.card.encoder.get('name')} (fingerprint "
             f"{run.card.fingerprint}), {features} holds {store.dim} of {store.attrs['encoder']['name']} (fingerprint "
             f"{store.fingerprint}): extract the sequences with the same encoder, layers and poolings"
         )
-    return run, store
+    if matching is not store:
+        say(
+            f"blocks {', '.join(block.name for block in matching.blocks)} of {len(store.blocks)}: those of the training"
+        )
+    return run, matching
 
 
 def strata_of(run: Run, store: Store) -> tuple[list[str] | None, tuple[str, ...]]:
@@ -109,7 +118,7 @@ def departure(run: Run, store: Store, rows: Rows, *, strict: bool) -> tuple[str,
 
 def predict(
     run_path: Path,
-    features: Path,
+    features: Features,
     output: Path,
     say: Say,
     *,
@@ -119,7 +128,7 @@ def predict(
 ) -> None:
     """Score every row of a store and write row, id and what was said of each (see `heads.predictions`), or, with
     `aggregate`, what the rows of each parent say together."""
-    run, store = open_matching(run_path, features)
+    run, store = open_matching(run_path, features, say)
     column = None if aggregate is None else aggregate.column_in(store.column_names, run.group_column, str(features))
     rows = np.setdiff1d(np.arange(len(store)), store.quarantined)
     strata, notes = strata_of(run, store)

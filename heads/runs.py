@@ -106,7 +106,7 @@ def make_manifest(
         git_commit_sha=_git_commit(),
         command=command,
         args=args,
-        dataset_path=str(store.path.resolve()),
+        dataset_path=store.origin,
         outdir=str(outdir.resolve()),
         hostname=socket.gethostname(),
         device=device,

@@ -22,7 +22,8 @@ from heads.certificate import THRESHOLD
 from heads.certificates import Certificates, certify_task
 from heads.detection import Detection, Detector, detect, detector_of
 from heads.detection_rule import DetectionRule
-from heads.features import MEMORY_BYTES, open_features, pick_device
+from heads.feature_stores import Features
+from heads.features import MEMORY_BYTES, pick_device
 from heads.fit import Recipe, default_metric
 from heads.fitting import Record
 from heads.folds import Folds
@@ -98,14 +99,14 @@ class Training:
 
 
 def train(
-    features: Path, options: TrainOptions, say: Say, *, output: Path | None = None, overwrite: bool = False
+    features: Features, options: TrainOptions, say: Say, *, output: Path | None = None, overwrite: bool = False
 ) -> Training:
     """Train a head on a store, judge it beside its baselines, and write the run directory.
 
     Raises HeadError or StoreError, and leaves nothing behind then.
     """
     started = datetime.now(UTC)
-    store = open_features(features)
+    store = features.open(say)
     outdir = output or runs.free_name(store.path, options.kind)
     runs.refuse_existing(outdir, overwrite)
     device = pick_device(options.device)
@@ -114,7 +115,7 @@ def train(
     recipe = recipe_of(options, store, task)
     detector = detector_of_task(options, store, task)
     certificate = certify_task(store, task, folds, options.near, device, options.memory_bytes)
-    arguments = {"features": str(features), **plain(options), "columns": asdict(task.columns), "select": recipe.select}
+    arguments = {**_said(features), **plain(options), "columns": asdict(task.columns), "select": recipe.select}
     introduce(store, task, folds, certificate, say)
     if options.strict:
         certificate.require_clean()
@@ -140,6 +141,11 @@ def train(
     quantiles = outcome.fits[0][1].fitted.head.quantiles
     shown = report.shown_metrics(task.target.kind, quantiles)
     return Training(outdir, outcome.results, outcome.folds, shown, detections)
+
+
+def _said(features: Features) -> dict[str, Any]:
+    chosen = {"blocks": list(features.blocks), "labels": None if features.labels is None else str(features.labels)}
+    return {"features": features.to_json(), **{name: value for name, value in chosen.items() if value}}
 
 
 def detector_of_task(options: TrainOptions, store: Store, task: Task) -> Detector:

@@ -21,7 +21,7 @@ from embedcache.preflight import Options, _shard_rows
 from embedcache.store import Commit, Store
 from embedcache.throughput import Throughput, read_throughput
 from embedcache.tokens import Tokens
-from heads.features import open_features
+from heads.feature_stores import Features
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta
 from tests.test_store import ATTRIBUTES
@@ -220,7 +220,7 @@ def test_what_wants_one_vector_a_record_says_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"keeps every token.*store\[i\].*--pool mean"):
             read()
     with pytest.raises(HeadError, match="extract the sequences with a pooling, such as --pool mean"):
-        open_features(tmp_path / "s.zarr")
+        Features((str(tmp_path / "s.zarr"),)).open()
 
 
 def test_records_of_missing_shards_read_as_nan_although_their_neighbours_share_the_file(

@@ -6,9 +6,10 @@ import lightgbm
 import numpy as np
 import pytest
 
+from embedcache import open_store
 from heads import binned
 from heads.binned import bin_rows, cache_folder
-from heads.features import ArrayRows, open_features
+from heads.features import ArrayRows
 from tests.heads.stores import planted, write_store
 
 X, _ = planted(900)
@@ -27,7 +28,7 @@ def test_bins_are_read_again_for_other_labels_and_settings_and_made_anew_for_oth
 
 
 def test_bins_of_a_store_are_those_of_its_array(tmp_path):
-    store = open_features(write_store(tmp_path / "a.zarr", X, {}))
+    store = open_store(write_store(tmp_path / "a.zarr", X, {}))
     rows = np.arange(3, 700)
     streamed = bin_rows(store, rows, {"max_bin": 63}, cache=None).dataset
     whole = lightgbm.Dataset(
