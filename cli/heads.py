@@ -343,8 +343,8 @@ def predict(
 ) -> None:
     """Score every row of a store, or of sequence files, with the head of RUN; no labels are needed."""
     from heads.feature_stores import Features
+    from heads.predict import encoder_of, predict_sequences
     from heads.predict import predict as predict_rows
-    from heads.predict import predict_sequences
 
     if bool(features) == bool(inputs):
         raise click.UsageError("name the rows: --features STORE, or --input FILE")
@@ -355,13 +355,19 @@ def predict(
         stores = Features(features)
         predict_rows(run_directory, stores, output, click.echo, aggregate=parents, strict=strict, device=device)
         return
-    from embedcache.sources import open_source
+    from embedcache.input_options import InputOptions
+    from embedcache.records import remarks_of
+    from embedcache.sources import open_records
     from heads.progress import told
 
+    # the genes of cells are ranked as the head's encoder wants them
+    source = open_records(InputOptions(inputs), raw["model"] or encoder_of(run_directory), progress=True)
+    for remark in remarks_of(source):
+        click.echo(f"  {remark}")
     with told("predicting rows") as told_of:
         predict_sequences(
             run_directory,
-            open_source(list(inputs)),
+            source,
             output,
             click.echo,
             aggregate=parents,

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from embedcache.errors import HeadError
-from embedcache.rawfeatures import RawFeatures
+from embedcache.rawfeatures import RawFeatures, recorded_name
 from embedcache.records import ID, Source
 from embedcache.store import Store
 from heads import runs
@@ -148,6 +148,14 @@ def predict(
             say(f"  {note}")
     left = f"; {len(store.quarantined):,} rows set aside at extraction are not in it" if len(store.quarantined) else ""
     say(f"{sink.written} in {output}{left}")
+
+
+def encoder_of(run_path: Path) -> str | None:
+    """Return the name by which the encoder of a run is found again; None where the run does not say."""
+    try:
+        return recorded_name(open_run(run_path).card.encoder)
+    except (KeyError, TypeError):
+        return None
 
 
 def predict_sequences(

@@ -157,6 +157,26 @@ def test_each_donor_is_left_out_once_and_naive_bayes_on_ranks_stands_beside(tumo
 
 
 @pytest.mark.slow
+def test_a_head_scores_new_cells_from_their_counts(
+    tumours: Path, model: Path, tmp_path: Path, expression: tuple[list[str], list[str], NDArray[np.float64]]
+) -> None:
+    say(
+        heads, "train", "--features", tumours, "--label", "class", "--split", "none", "--bootstrap", 0,
+        "--output", tmp_path / "run",
+    )  # fmt: skip
+    genes, cells, values = expression
+    new = anndata.AnnData(values[:20], pd.DataFrame(index=cells[:20]), pd.DataFrame(index=genes))
+    new.write_h5ad(tmp_path / "new.h5ad")
+    said = say(heads, "predict", tmp_path / "run", "--input", tmp_path / "new.h5ad", "-o", tmp_path / "new.parquet")
+    assert "3,820 of 10,338" in said
+    say(heads, "predict", tmp_path / "run", "--features", tumours, "-o", tmp_path / "stored.parquet")
+    raw, stored = (pq.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("new", "stored"))
+    assert [row["id"] for row in raw] == [row["id"] for row in stored[:20]]
+    for of_counts, of_store in zip(raw, stored, strict=False):
+        assert of_counts["y_prob_Malignant"] == pytest.approx(of_store["y_prob_Malignant"], abs=1e-5)
+
+
+@pytest.mark.slow
 def test_the_users_own_layout_gives_the_same_cells_and_splits(tumours: Path, model: Path, tmp_path: Path) -> None:
     """``*_gene_rank_tokens.npz`` with numbers of its own, gene_vocab.tsv, metadata in row order, splits_by_patient.npz."""
     store = open_store(tumours)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from embedcache.errors import InputError
 from embedcache.input_options import InputOptions
 from embedcache.records import Source
-from embedcache.sources.cell_inputs import CellInputs, CellOptions
+from embedcache.sources.cell_inputs import CellInputs, CellOptions, refuse_unused
 from embedcache.sources.duplicates import Numbered
 from embedcache.sources.files import input_file
 from embedcache.sources.inputs import Records, open_metadata, open_source
@@ -78,6 +78,7 @@ def _genome(options: InputOptions, genome: str) -> Source:
 
     if options.inputs or options.sequence_column:
         raise InputError("--genome cuts the sequences out itself: leave out --input and --sequence-column")
+    refuse_unused(_cell_options(options))
     if not options.sites:
         raise InputError("--genome needs the sites to look at: name their table with --sites")
     if not options.views:
