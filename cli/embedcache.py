@@ -56,7 +56,7 @@ def info(store: str) -> None:
     """Print what a store holds and how it was made."""
     from embedcache.progress import size
     from embedcache.status import store_status
-    from embedcache.store import open_store
+    from embedcache.store import open_store, reused_rows
     from embedcache.throughput import read_throughput
     from embedcache.virtual import VirtualStore
 
@@ -108,6 +108,8 @@ def info(store: str) -> None:
         ids = ", ".join(opened.column("id").take(opened.quarantined[:5]).to_pylist())
         more = "..." if len(opened.quarantined) > 5 else ""
         click.echo(f"  set aside   {len(opened.quarantined):,} rows without an embedding: {ids}{more}")
+    for other, rows in reused_rows(store).items():
+        click.echo(f"  reused      {rows:,} rows from {other}")
     for run_ in read_throughput(store):
         click.echo(f"  run         {run_['started_at_utc']} on {run_['host']}: {run_['rows']:,} rows in "
                    f"{run_['seconds']:,.1f} s, {run_['tokens_per_second']:,.0f} {run_['unit']}/s")  # fmt: skip

@@ -49,6 +49,10 @@ MODEL_HELP = "Encoder: an alias (see `embedcache models`), a hub id, a folder, h
 @click.option("--compress", type=click.Choice(["zstd"]), help="Compress the embeddings, for archives: those of "
               "transformers by about a tenth, k-mer frequencies to a quarter. Everything reads them, single rows far "
               "slower.")  # fmt: skip
+@click.option("--reuse", multiple=True, type=click.Path(), metavar="STORE", help="Copy rows from this store of the same "
+              "encoding where it has their sequence; may be given several times.")  # fmt: skip
+@click.option("--cache", multiple=True, type=click.Path(), metavar="DIR", help="The same with every store of this encoding "
+              "below a folder, which is only read.")  # fmt: skip
 @click.option("--any-alphabet", is_flag=True, help="Encode even if the letters look like the wrong alphabet.")
 @click.option("--random-weights", is_flag=True, help="The real architecture with random weights, for benchmarks and "
               "capacity planning: the embeddings mean nothing.")  # fmt: skip
@@ -76,6 +80,8 @@ def extract(
     restart: bool,
     drop_sequence: bool,
     compress: str | None,
+    reuse: tuple[str, ...],
+    cache: tuple[str, ...],
     any_alphabet: bool,
     random_weights: bool,
     seed: int,
@@ -118,6 +124,8 @@ def extract(
         restart=restart,
         drop_sequence=drop_sequence,
         compress=compress,
+        reuse=reuse,
+        cache=cache,
         any_alphabet=any_alphabet,
     )
     source = open_records(records, model, progress=not quiet)
@@ -142,7 +150,7 @@ def extract(
 
 _ALIKE = (
     "model", *INPUT_NAMES, "pool", "layer", "one_based", "dtype", "precision", "device", "batch_tokens", "overlong",
-    "shard_rows", "drop_sequence", "compress", "any_alphabet", "trust_remote_code", "alphabet",
+    "shard_rows", "drop_sequence", "compress", "reuse", "cache", "any_alphabet", "trust_remote_code", "alphabet",
 )  # fmt: skip
 
 
@@ -169,6 +177,8 @@ def estimate(
     shard_rows: int | None,
     drop_sequence: bool,
     compress: str | None,
+    reuse: tuple[str, ...],
+    cache: tuple[str, ...],
     any_alphabet: bool,
     trust_remote_code: bool,
     alphabet: str | None,
@@ -207,6 +217,8 @@ def estimate(
         shard_rows=shard_rows,
         drop_sequence=drop_sequence,
         compress=compress,
+        reuse=reuse,
+        cache=cache,
         any_alphabet=any_alphabet,
     )
     source = open_records(records, model, ask=False)

@@ -167,10 +167,11 @@ class LetterCounts:
             )
 
 
-def digests(letters: Letters, alphabet: str) -> tuple[list[bytes], list[bytes | None]]:
+def digests(letters: Letters, alphabet: str, *, strands: bool = True) -> tuple[list[bytes], list[bytes | None]]:
     """Digest each normalised sequence, and for DNA its strand-canonical form (the smaller of the two strands' digests).
 
-    blake2b of 16 bytes: equal digests mean equal sequences for all practical purposes.
+    blake2b of 16 bytes: equal digests mean equal sequences for all practical purposes. Without `strands` the second ones
+    are None.
     """
     plain: list[bytes] = []
     canonical: list[bytes | None] = []
@@ -178,7 +179,7 @@ def digests(letters: Letters, alphabet: str) -> tuple[list[bytes], list[bytes | 
     for start, stop in pairwise(letters.offsets.tolist()):
         sequence = bytes(view[start:stop])
         plain.append(_digest(sequence))
-        strand = min(plain[-1], _digest(reverse_complement(sequence))) if alphabet == DNA else None
+        strand = min(plain[-1], _digest(reverse_complement(sequence))) if strands and alphabet == DNA else None
         canonical.append(strand)
     return plain, canonical
 

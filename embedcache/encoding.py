@@ -14,6 +14,7 @@ from embedcache.encoders.encoder import Encoder
 from embedcache.encoders.readout import Readout, ReadoutBlock
 from embedcache.errors import InputError
 from embedcache.fingerprint import fingerprint
+from embedcache.keys import KeyForm
 from embedcache.layout import CHUNK_ROWS, TOKEN_UNIT
 from embedcache.positions import first_without, read_positions
 from embedcache.records import ID, Source
@@ -64,6 +65,11 @@ class Encoding:
         """The input's columns that positions are read from."""
         center = (self.scope.center,) if self.scope.center is not None else ()
         return tuple(dict.fromkeys((*self.readout.columns, *center)))
+
+    @property
+    def key_form(self) -> KeyForm:
+        """What the values of a record are known by."""
+        return KeyForm.of((block.pooling for block in self.readout.blocks), self.scope, self.one_based)
 
     @property
     def unit_rows(self) -> int:

@@ -28,10 +28,12 @@ from embedcache.encoders.listing import count
 from embedcache.encoders.loading import find_device, find_type, load_encoder
 from embedcache.encoders.sketch import Sketch, sketch
 from embedcache.encoding import Encoding
+from embedcache.known import Forecast, open_known
 from embedcache.layout import Layout
 from embedcache.memory import free_memory
 from embedcache.pace import Pace, Probe, load_probe, measure
 from embedcache.passages import Passages
+from embedcache.plan import Plan
 from embedcache.preflight import Options, _shard_rows, check_lengths, encoding_of, existing_folder
 from embedcache.progress import duration, size
 from embedcache.records import SEQUENCE, Source
@@ -90,8 +92,10 @@ class InputPart:
     token_limit: int | None
     overlong: str
     overlong_rows: int
+    known_rows: int
+    """Rows that are copied from the stores of --reuse and --cache."""
     repeated_rows: int
-    """Rows whose sequence an earlier row of the same shard has; they are not encoded again."""
+    """Rows whose sequence an earlier row has; they are not encoded again."""
 
     def lines(self) -> Iterator[str]:
         """As people read it."""
@@ -105,6 +109,8 @@ class InputPart:
                 f"         {self.overlong_rows:,} rows ({self.overlong_rows / self.rows:.1%}) are over the limit of "
                 f"{self.token_limit:,} {self.unit}: --overlong {self.overlong}"
             )
+        if self.known_rows:
+            yield f"         {self.known_rows:,} rows ({self.known_rows / self.rows:.1%}) are known and are not encoded"
         if self.repeated_rows:
             yield (
                 f"         {self.repeated_rows:,} rows ({self.repeated_rows / self.rows:.1%}) have the sequence of another "
@@ -265,7 +271,8 @@ def estimate(
         found.plan.rows, encoding.dim, options.dtype,
         _shard_rows(found.plan, encoding, options, most), found.plan.offsets, options.compress,
     )  # fmt: skip
-    distinct = lengths.rows_of(found.first_of_its_kind(layout.shard_rows))
+    forecast = _forecast(found.plan, encoding, options)
+    distinct = lengths.rows_of(forecast.encode_N)
     encoded_tokens, needed = work(encoding, operations, lengths.tokens, distinct)
     input_part = InputPart(
         name=source.name,
@@ -278,7 +285,8 @@ def estimate(
         token_limit=probe.encoder.token_limit,
         overlong=encoding.overlong,
         overlong_rows=lengths.rows_over(probe.encoder.token_limit),
-        repeated_rows=found.plan.rows - int(distinct.sum()),
+        known_rows=forecast.known,
+        repeated_rows=forecast.identical,
     )
     standing_in = _STAND_IN if plan is not None and plan.stand_in else None
     return Estimate(
@@ -304,6 +312,17 @@ def _survey(source: Source, encoding: Encoding, options: Options, seed: int) -> 
     if encoding.overlong == "error":
         check_lengths(source, encoding)
     return found
+
+
+def _forecast(plan: Plan, encoding: Encoding, options: Options) -> Forecast:
+    """What has to be encoded, and what is known from other stores."""
+    skipped: list[str] = []
+    known = open_known(
+        encoding, options.dtype, options.reuse, options.cache, skipped.append, stand_in=encoding.encoder.meaningless
+    )
+    for store in known:
+        store.index(plan.keys)
+    return Forecast.of(plan.keys, plan.weights, known, np.ones(plan.rows, bool), np.zeros(plan.rows, bool))
 
 
 def _tokenized(found: Survey, encoding: Encoding) -> tuple[Passages, float]:

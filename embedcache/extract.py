@@ -32,9 +32,10 @@ from embedcache.prefetch import prefetched
 from embedcache.preflight import Options, Preflight, prepare
 from embedcache.progress import Progress
 from embedcache.records import ID, Source
+from embedcache.reuse import Reuse
 from embedcache.store import Commit
 from embedcache.throughput import Throughput, read_throughput
-from embedcache.window import Window
+from embedcache.window import Copied, Window
 
 
 def extract(source: Source, encoder: Encoder, output: str | Path, options: Options, progress: Progress) -> Throughput:
@@ -63,6 +64,7 @@ def extract(source: Source, encoder: Encoder, output: str | Path, options: Optio
             run.shards(stop)
         finally:
             throughput.finish(encoder, run.budget)
+            throughput.damaged = [damage for store in preflight.known for damage in store.values.damaged]
             if run.finished:
                 throughput.fidelity = fidelity(encoder, run.readout, run.witnesses, throughput.seconds)
             if throughput.rows:
@@ -96,6 +98,7 @@ class _Run:
         self.layout: Layout = preflight.layout
         self.budget = Budget(options.batch_tokens or encoder.batch_tokens)
         self.witnesses = Witnesses(encoder)
+        self.reuse = Reuse(preflight, encoder.environment())
         self.busy: list[int] = []
         self.finished = False
         self._held: list[ShardLock] = []
@@ -170,36 +173,58 @@ class _Run:
         if window.passages is None:
             return None
         start = time.perf_counter()
-        if len(window.passages.tokens):
-            self.witnesses.see(window.passages.tokens)
+        copied = self.reuse.copy(window)
+        passages = window.passages.take(copied.rest)
+        if len(passages.tokens):
+            self.witnesses.see(passages.tokens)
         encode = self._vectors if self.readout.pooled else self._token_rows
-        values, bad = encode(window, window.passages)
+        values, bad = encode(window, passages, copied)
         self._set_aside(window, bad, values)
+        self.reuse.own.remember(window, values, [*bad])
+        window.copied = copied
         give_freed_pages_back()
         self.throughput.compute_seconds += time.perf_counter() - start
         return values
 
-    def _vectors(self, window: Window, passages: Passages) -> tuple[NDArray[np.generic], dict[int, str]]:
+    def _vectors(
+        self, window: Window, passages: Passages, copied: Copied
+    ) -> tuple[NDArray[np.generic], dict[int, str]]:
         """One row a record, (n, D), and what is wrong with the row of which distinct record."""
-        distinct, bad = encode_rows(self.encoding, passages, self.layout.dtype, self.budget, self._encoded)
+        rows, faults = encode_rows(self.encoding, passages, self.layout.dtype, self.budget, self._encoded)
+        bad = {int(copied.rest[row]): fault for row, fault in faults.items()}
+        distinct = rows
+        if copied.pieces:
+            distinct = np.empty((len(window.firsts), self.layout.dim), self.layout.dtype)
+            distinct[copied.rest] = rows
+            for numbers, values in copied.pieces:
+                distinct[numbers] = values
         one_each = len(distinct) == len(window.distinct_of)
         return distinct if one_each else distinct[window.distinct_of], bad
 
-    def _token_rows(self, window: Window, passages: Passages) -> tuple[NDArray[np.generic], dict[int, str]]:
+    def _token_rows(
+        self, window: Window, passages: Passages, copied: Copied
+    ) -> tuple[NDArray[np.generic], dict[int, str]]:
         """One row a token, those of the records end to end, and what is wrong with those of which distinct record."""
         starts = self.layout.starts(window.shard).tolist()
         values = np.empty((starts[-1], self.readout.dim), self.layout.dtype)
         order = np.argsort(window.distinct_of, kind="stable")
-        borders = np.searchsorted(window.distinct_of[order], np.arange(len(passages.of_nVS) + 1))
+        borders = np.searchsorted(window.distinct_of[order], np.arange(len(window.firsts) + 1))
+
+        def scatter(number: int, states_LD: NDArray[np.generic]) -> None:
+            for record in order[borders[number] : borders[number + 1]].tolist():
+                values[starts[record] : starts[record + 1]] = states_LD
+
         bad: dict[int, str] = {}
-        for distinct, states_LD, fault in encode_tokens(
+        for records, states_LD, fault in encode_tokens(
             self.encoding, passages, self.layout.dtype, self.budget, self._encoded
         ):
-            for number in distinct.tolist():
+            for number in copied.rest[records].tolist():
+                scatter(number, states_LD)
                 if fault is not None:
                     bad[number] = fault
-                for record in order[borders[number] : borders[number + 1]].tolist():
-                    values[starts[record] : starts[record + 1]] = states_LD
+        for numbers, states in copied.pieces:
+            for number, states_LD in zip(numbers.tolist(), states, strict=True):
+                scatter(number, states_LD)
         return values, bad
 
     def _encoded(self, tokens: int, sequences: int) -> None:
@@ -249,13 +274,14 @@ class _Run:
             quarantined=[start + row for row in window.set_aside],
             environment=self.encoder.environment() if values is not None or old is None else old.environment,
             encoded=window.counts,
+            reused=window.copied.reused if values is not None or old is None else old.reused,
         )
         part = window.rows_part(start, plan, self.options.drop_sequence)
         if values is None:
             self.writer.write_part(part, commit)
         else:
             self.writer.write_shard(values, part, commit)
-            self.throughput.add(stop - start, window.counts, len(window.set_aside))
+            self.throughput.add(stop - start, window.counts, len(window.set_aside), window.copied)
         window.lock.release()
 
 

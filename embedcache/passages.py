@@ -71,6 +71,16 @@ class Passages:
             tokens = truncate(tokens, limit, encoder.special)
         return cls(tokens, of_nVS, lengths_nVS, np.asarray((of_nVS < 0).any(axis=(1, 2))))
 
+    def take(self, records: NDArray[np.int64]) -> Passages:
+        """What these of the n records are encoded as; `records` in increasing order."""
+        if len(records) == len(self.of_nVS):
+            return self
+        of_nVS = self.of_nVS[records]
+        used = np.unique(of_nVS[of_nVS >= 0])
+        number = np.full(len(self.tokens) + 1, -1, np.int64)
+        number[used] = np.arange(len(used))
+        return Passages(self.tokens.take(used), number[of_nVS], self.lengths_nVS[records], self.left_out[records])
+
 
 def encode_rows(
     encoding: Encoding, passages: Passages, dtype: DTypeLike, budget: Budget, done: Done | None = None

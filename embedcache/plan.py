@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedcache.alphabet import LetterCounts, Letters
+from embedcache.alphabet import LetterCounts, Letters, digests
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError
+from embedcache.keys import Keys
 from embedcache.layout import CHUNK_ROWS
 from embedcache.passages import Passages
 from embedcache.records import ID, SEQUENCE, Source
@@ -53,6 +54,10 @@ class Plan:
     """Names and types of the metadata columns."""
     offsets: NDArray[np.int64] | None = None
     """(N+1,) where the rows of each record begin; None where a record has one row."""
+    keys: Keys = field(default_factory=lambda: np.empty((0, 2), np.uint64))
+    """(N, 2) by which records with equal values are known."""
+    weights: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    """(N,) letters that are encoded of each record."""
     sample: list[str] = field(default_factory=list)
     """The first passages that are encoded, to estimate tokens from."""
 
@@ -70,12 +75,20 @@ class Plan:
             self.sample.append(stretches.bytes_[start : min(stop, start + room)].tobytes().decode("latin-1"))
             room -= len(self.sample[-1])
 
-    def count_views(self, encoding: Encoding, lengths: NDArray[np.int64], centers: NDArray[np.int64]) -> None:
-        """Add the letters of the views of some records, and those that these do not have."""
-        self.passage_letters += int(encoding.scope.letters(lengths, centers).sum())
+    def count_views(
+        self, encoding: Encoding, lengths: NDArray[np.int64], centers: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Add the letters of the views of n records, and those that these do not have; returns the former, (n,)."""
+        letters = encoding.scope.letters(lengths, centers)
+        self.passage_letters += int(letters.sum())
         missing = np.add(*encoding.scope.reaching(lengths, centers))
         self.reaching += int((missing > 0).sum())
         self.missing_letters += int(missing.sum())
+        return letters
+
+    def forget_records(self) -> None:
+        """Let go of what is held for every record."""
+        self.keys, self.weights = np.empty((0, 2), np.uint64), np.empty(0, np.float32)
 
     @property
     def total_letters(self) -> int:
@@ -131,6 +144,8 @@ def make_plan(source: Source, encoding: Encoding) -> Plan:
     """
     plan = Plan(unit_rows=encoding.unit_rows)
     hashes = array("q")
+    keys: list[Keys] = []
+    weights: list[NDArray[np.float32]] = []
     types = {name: NarrowestType(name in source.text_columns) for name in source.columns}
     for unit in slices(source, plan.unit_rows):
         ids, sequences = unit.column(ID), unit.column(SEQUENCE)
@@ -143,16 +158,26 @@ def make_plan(source: Source, encoding: Encoding) -> Plan:
         plan.metadata_units.append(digest_of(*(unit.column(name) for name in source.columns)))
         for name in source.columns:
             types[name].see(unit.column(name))
-        plan.count_views(encoding, letters.lengths, encoding.centers(positions, letters.lengths))
+        encoded = plan.count_views(encoding, letters.lengths, encoding.centers(positions, letters.lengths))
+        weights.append(encoded.astype(np.float32))
+        keys.append(_keys(encoding, letters, positions))
         plan.sample_from(encoding, letters, positions)
         hashes.extend(map(hash, ids.to_pylist()))
     if not plan.rows:
         raise InputError(f"{source.name} holds no records")
+    plan.keys, plan.weights = np.concatenate(keys), np.concatenate(weights)
     plan.metadata = pa.schema([(name, types[name].type) for name in source.columns])
     check_unique(source, np.frombuffer(hashes, np.int64))
     if not encoding.readout.pooled:
         plan.offsets = _token_offsets(source, encoding)
     return plan
+
+
+def _keys(encoding: Encoding, letters: Letters, positions: Mapping[str, NDArray[np.int64]]) -> Keys:
+    form = encoding.key_form
+    either = form.digest != "digest"
+    plain, canonical = digests(encoding.letters(letters), encoding.encoder.alphabet, strands=either)
+    return form.keys(canonical if either else plain, positions, letters.lengths)
 
 
 def _token_offsets(source: Source, encoding: Encoding) -> NDArray[np.int64]:

@@ -23,14 +23,24 @@ from embedcache.encoders.readout import ReadoutBlock
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError, StoreError
 from embedcache.fingerprint import fingerprint
+from embedcache.known import Forecast, KnownStore, open_known
 from embedcache.layout import CHUNK_ROWS, DEFAULT_SHARD_ROWS, Layout, read_layout
 from embedcache.memory import give_freed_pages_back
 from embedcache.passages import Passages
 from embedcache.plan import Plan, make_plan, slices
 from embedcache.progress import Progress, duration, size
 from embedcache.records import ID, SEQUENCE, Source, provenance_of, remarks_of
+from embedcache.repeats import Repeats
 from embedcache.resume import Todo, check_same_encoding, compare
-from embedcache.store import FORMAT, FORMAT_VERSION, SCOPED_FORMAT_VERSION, Commit, read_attributes, read_commits
+from embedcache.store import (
+    FORMAT,
+    FORMAT_VERSION,
+    SCOPED_FORMAT_VERSION,
+    Commit,
+    environments,
+    read_attributes,
+    read_commits,
+)
 from embedcache.transforms.remade import Remade
 from embedcache.views import AVERAGE, CANONICAL, CENTER, GIVEN, MIDDLE, Scope, View
 
@@ -67,6 +77,10 @@ class Options:
     compress: str | None = None
     """``zstd``, for archives: smaller, and read through zarr-python instead of a memory map."""
     any_alphabet: bool = False
+    reuse: tuple[str, ...] = ()
+    """Stores whose rows are copied where they are what encoding would give."""
+    cache: tuple[str, ...] = ()
+    """Folders; every store below them serves like those of `reuse`, if it fits."""
 
 
 @dataclass
@@ -79,6 +93,8 @@ class Preflight:
     todo: dict[int, Todo]
     tokens_to_do: int
     writer: StoreWriter
+    known: list[KnownStore]
+    repeats: Repeats
 
     def old_tokens(self, shard: int) -> NDArray[np.int64]:
         """The token counts in a shard's rows part as it is on disk."""
@@ -102,6 +118,7 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
         _check_shard_rows(output, options)
     elif output.exists():
         read_attributes(output)  # refuse to restart over anything but a store, before the input is read
+    known = open_known(encoding, options.dtype, options.reuse, options.cache, progress.say, output=output)
     plan = make_plan(source, encoding)
     if not options.any_alphabet:
         plan.letters.check(encoder.alphabet, encoder.name)
@@ -119,11 +136,19 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
     encode = [shard for shard, task in todo.items() if task.encode]
     records = sum(stop - start for start, stop in map(layout.bounds, encode))
     rows = sum(last - first for first, last in map(layout.span, encode))
-    share = records / plan.rows
-    _report(source, encoding, plan, layout, todo, tokens * share, seconds * share, output, progress)
+    written = records / plan.rows
+    write_N, there_N = _standing(layout, todo)
+    for store in known:
+        store.index(plan.keys)
+    forecast = Forecast.of(plan.keys, plan.weights, known, write_N, there_N)
+    work = tokens * forecast.share, seconds * forecast.share
+    _report(source, encoding, plan, layout, todo, forecast, *work, output, progress)
     if there:
         _warn_of_another_environment(encoder, read_commits(output), progress)
-    _check_disk(output, rows * layout.row_bytes + 0.5 * plan.total_letters * share + 100 * records)
+    _tell_of(known, forecast, encoder, progress)
+    _check_disk(output, rows * layout.row_bytes + 0.5 * plan.total_letters * written + 100 * records)
+    repeats = Repeats(plan.keys, layout.shard_rows, there_N)
+    plan.forget_records()
     attributes = _attributes(source, encoding, plan, layout, options)
     if options.restart and output.exists():
         remove_store(output)
@@ -138,7 +163,17 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
             writer.withdraw(task.on_disk)
             todo[shard] = Todo(True, None)
     give_freed_pages_back()
-    return Preflight(plan, encoding, layout, todo, round(tokens * share), writer)
+    return Preflight(plan, encoding, layout, todo, round(tokens * forecast.share), writer, known, repeats)
+
+
+def _standing(layout: Layout, todo: dict[int, Todo]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which records are to be written with new values, and of which the values are in the store already, (N,) each."""
+    write_N, there_N = np.zeros(layout.rows, bool), np.ones(layout.rows, bool)
+    for shard, task in todo.items():
+        if task.encode:
+            start, stop = layout.bounds(shard)
+            write_N[start:stop], there_N[start + task.kept : stop] = True, False
+    return write_N, there_N
 
 
 def encoding_of(encoder: Encoder, options: Options, columns: Sequence[str] = ()) -> Encoding:
@@ -249,6 +284,7 @@ def _report(
     plan: Plan,
     layout: Layout,
     todo: dict[int, Todo],
+    forecast: Forecast,
     tokens: float,
     seconds: float,
     output: Path,
@@ -296,7 +332,12 @@ def _report(
     else:
         done = layout.shards - len(todo)
         already = f"{done} of {layout.shards} shards are there; " if done else ""
-        progress.say(f"to do    {already}about {tokens:,.0f} {encoder.unit}, about {duration(seconds)}")
+        for line in forecast.lines():
+            progress.say(f"known    {line}")
+        work = f"about {tokens:,.0f} {encoder.unit}, about {duration(seconds)}"
+        if forecast.encoded < forecast.rows:
+            work = f"{forecast.encoded:,} rows to encode, {work}" if forecast.encoded else "no row to encode"
+        progress.say(f"to do    {already}{work}")
 
 
 def _scope_lines(scope: Scope, plan: Plan) -> Iterator[str]:
@@ -325,6 +366,22 @@ def _warn_of_another_environment(encoder: Encoder, commits: dict[int, Commit], p
                 "`embedcache verify --recompute` says by how much"
             )
             return
+
+
+def _tell_of(known: list[KnownStore], forecast: Forecast, encoder: Encoder, progress: Progress) -> None:
+    """Say what of the other stores cannot be used, and which of those that can were computed elsewhere."""
+    now = encoder.environment()
+    for store, rows in forecast.reused:
+        for line in store.skipped:
+            progress.say(f"caution  {line}")
+        others = [one for one in environments(store.commits.values()) if one != now]
+        if rows and others:
+            had = others[0]
+            changed = [f"{k} {had.get(k)}, now {now.get(k)}" for k in {**now, **had} if had.get(k) != now.get(k)]
+            progress.say(
+                f"caution  {store.path} was computed with {'; '.join(changed)}: the last bits of its rows may "
+                "differ from those of rows that are encoded here"
+            )
 
 
 def _examples(ids: tuple[str, ...]) -> str:

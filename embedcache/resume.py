@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +19,8 @@ from embedcache.shardfile import chunks_held
 from embedcache.store import Commit, read_attributes
 from embedcache.views import MIDDLE, Scope
 
+Difference = tuple[str, object, object]
+"""What differs, as it was, as it is now."""
 ANEW = "give another --output, or --restart to begin it anew"
 
 
@@ -29,43 +32,50 @@ class Todo:
     on_disk: Commit | None
     withdraw: bool = False
     """Whether the record on disk is to be taken back first, since its files are not there whole."""
+    kept: int = 0
+    """How many of its first records are on disk already with their values: the input has grown."""
 
 
 def check_same_encoding(
     output: Path, encoding: Encoding, dtype: str, keeps_sequences: bool, compress: str | None
 ) -> None:
     """Raise `StoreError` if a store was made by another encoder or in another way, naming the first difference."""
-    attributes, layout, encoder = read_attributes(output), read_layout(output), encoding.encoder
-    had = attributes["encoder"]
-    of_encoder: list[tuple[str, object, object]] = [
+    attributes, layout = read_attributes(output), read_layout(output)
+    of_storing: list[Difference] = [
+        ("stored type", layout.dtype, dtype),
+        ("sequences kept", attributes["keeps_sequences"], keeps_sequences),
+        ("compression", layout.compress or "none", compress or "none"),
+    ]
+    found = difference(attributes, encoding) or next((pair for pair in of_storing if pair[1] != pair[2]), None)
+    if found is not None:
+        what, before, now = found
+        raise StoreError(f"{output} was made with another plan ({what}: {before}, now {now}): {ANEW}")
+
+
+def difference(attributes: dict[str, Any], encoding: Encoding) -> Difference | None:
+    """The first thing that gives the rows of a store other values than an encoding does, None if there is nothing."""
+    if attributes["fingerprint"] == encoding.fingerprint:
+        return None
+    had, encoder = attributes["encoder"], encoding.encoder
+    of_encoder: list[Difference] = [
         ("encoder", had["name"], encoder.name),
         ("precision", had["precision"], encoder.precision),
     ]
     if had["name"] == encoder.name:
         of_encoder.insert(1, ("seed of the random weights", had.get("seed"), encoder.origin.seed))
-    of_values = [
+    of_values: list[Difference] = [
         ("blocks", [block["name"] for block in attributes["blocks"]], [b.name for b in encoding.blocks]),
         *_of_scope(Scope.from_dict(attributes.get("scope")), encoding.scope),
         ("over-length policy", attributes["overlong"], encoding.overlong),
         ("first letter is position", int(attributes.get("one_based", False)), int(encoding.one_based)),
         ("weights of the encoder", had["fingerprint"], encoder.fingerprint),
     ]
-    of_storing = [
-        ("stored type", layout.dtype, dtype),
-        ("sequences kept", attributes["keeps_sequences"], keeps_sequences),
-        ("compression", layout.compress or "none", compress or "none"),
-    ]
-    pairs = [*of_encoder, *of_values, *of_storing]
-    if attributes["fingerprint"] == encoding.fingerprint:
-        pairs = of_storing
-    elif had["fingerprint"] == encoder.fingerprint:
-        pairs = [*of_values, *of_storing]  # the same encoder under another name
-    for what, before, now in pairs:
-        if before != now:
-            raise StoreError(f"{output} was made with another plan ({what}: {before}, now {now}): {ANEW}")
+    # the same encoder may go by another name
+    pairs = of_values if had["fingerprint"] == encoder.fingerprint else [*of_encoder, *of_values]
+    return next((pair for pair in pairs if pair[1] != pair[2]), None)
 
 
-def _of_scope(had: Scope, scope: Scope) -> list[tuple[str, object, object]]:
+def _of_scope(had: Scope, scope: Scope) -> list[Difference]:
     """What two scopes are, side by side; the views themselves are in the names of the blocks."""
     return [
         ("strands", had.strands, scope.strands),
@@ -102,7 +112,7 @@ def compare(
             if commit.metadata_digest != plan.metadata_digest(start, stop):
                 todo[shard] = Todo(False, commit)
         elif commit.rows < stop - start and _begins_like(source, encoding, layout, shard, commit, output):
-            todo[shard] = Todo(True, commit)
+            todo[shard] = Todo(True, commit, kept=commit.rows)
         else:
             what = "ids, sequences or positions" if encoding.columns else "ids or sequences"
             raise StoreError(

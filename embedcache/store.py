@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,18 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Reused:
+    """Rows of a shard that were copied and not encoded."""
+
+    store: str
+    """Where they were copied from; empty for earlier rows of the store itself, which are named where they were computed by
+    another environment than the rest of the shard."""
+    rows: int
+    environments: list[dict[str, str]]
+    """What computed them: one environment, or several where the store had them from others."""
+
+
+@dataclass(frozen=True)
 class Commit:
     """The record that makes a shard count: what it was made from, how many bytes it has, and their checksums."""
 
@@ -71,10 +83,24 @@ class Commit:
     """Of the writer's store: a record that another encoder wrote does not count."""
     encoded: dict[str, int] = field(default_factory=dict)
     """Counts of the shard: tokens, records over the length limit, letters outside the alphabet."""
+    reused: list[Reused] = field(default_factory=list)
+    """Where rows come from that were not encoded for this store."""
+
+    @property
+    def environments(self) -> list[dict[str, str]]:
+        """What computed rows of the shard, its own first."""
+        return [self.environment, *(environment for reused in self.reused for environment in reused.environments)]
 
     def to_json(self) -> bytes:
         """The record as the bytes of its file."""
-        return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
+        written = {key: value for key, value in asdict(self).items() if key != "reused" or value}
+        return (json.dumps(written, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Commit:
+        """The record that `to_json` wrote; raises ValueError or TypeError for anything else."""
+        written = json.loads(data)
+        return cls(**written | {"reused": [Reused(**reused) for reused in written.get("reused", [])]})
 
 
 def read_attributes(path: str | Path) -> dict[str, Any]:
@@ -144,7 +170,7 @@ def read_commit(path: str | Path, shard: int) -> Commit | None:
     """Read the commit record of one shard, None if it has none; raises `StoreError` if it is damaged."""
     file = StorePaths(path).commit(shard)
     try:
-        return Commit(**json.loads(file.read_bytes()))
+        return Commit.from_json(file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):
@@ -157,6 +183,24 @@ def read_commits(path: str | Path) -> dict[int, Commit]:
     numbers = sorted(int(file.stem) for file in folder.glob(f"{'[0-9]' * 8}.json")) if folder.exists() else []
     commits = ((number, read_commit(path, number)) for number in numbers)
     return {number: commit for number, commit in commits if commit is not None}
+
+
+def environments(commits: Iterable[Commit | None]) -> list[dict[str, str]]:
+    """All that computed some shards, each once."""
+    found: list[dict[str, str]] = []
+    for commit in commits:
+        found += [one for one in (commit.environments if commit is not None else []) if one not in found]
+    return found
+
+
+def reused_rows(path: str | Path) -> dict[str, int]:
+    """How many rows of a store were copied from each other store."""
+    rows: dict[str, int] = {}
+    for commit in read_commits(path).values():
+        for reused in commit.reused:
+            if reused.store:
+                rows[reused.store] = rows.get(reused.store, 0) + reused.rows
+    return rows
 
 
 def is_committed(layout: Layout, commit: Commit | None, shard: int, fingerprint: str) -> bool:

@@ -6,12 +6,12 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedcache.alphabet import Letters
 from embedcache.encoding import Encoding
 from embedcache.plan import Plan, make_plan
 from embedcache.records import SEQUENCE, Source, Unmatched
@@ -27,8 +27,6 @@ class Survey:
     plan: Plan
     letters: NDArray[np.int32]
     """(N,) letters of each."""
-    hashes: NDArray[np.int64]
-    """(N,) equal for equal sequences, and different for others but for odds of 2^-64."""
     sample: pa.Table
     """Records drawn at random from the whole input, every one with the same odds."""
     sampled: NDArray[np.int64]
@@ -36,31 +34,23 @@ class Survey:
     seconds: float
     """What the reading took."""
 
-    def first_of_its_kind(self, shard_rows: int) -> NDArray[np.bool_]:
-        """Which records are the first of their shard with their sequence, (N,)."""
-        first = np.zeros(len(self.hashes), bool)
-        for start in range(0, len(self.hashes), shard_rows):
-            first[start + np.unique(self.hashes[start : start + shard_rows], return_index=True)[1]] = True
-        return first
-
 
 def survey(source: Source, encoding: Encoding, seed: int) -> Survey:
     """Read the input once; raises `InputError` as `make_plan` does."""
     began = time.perf_counter()
-    watched = _Watched(source, encoding, seed)
+    watched = _Watched(source, seed)
     plan = make_plan(watched, encoding)
     sample, rows = watched.sample()
-    letters, hashes = np.frombuffer(watched.letters, np.int32), np.frombuffer(watched.hashes, np.int64)
-    return Survey(plan, letters, hashes, sample, rows, time.perf_counter() - began)
+    return Survey(plan, np.frombuffer(watched.letters, np.int32), sample, rows, time.perf_counter() - began)
 
 
 class _Watched:
     """A source that remembers what passed in the first full reading."""
 
-    def __init__(self, source: Source, encoding: Encoding, seed: int) -> None:
+    def __init__(self, source: Source, seed: int) -> None:
         self.name, self.columns, self.text_columns = source.name, source.columns, source.text_columns
-        self.letters, self.hashes = array("i"), array("q")
-        self._source, self._encoding, self._random = source, encoding, np.random.default_rng(seed)
+        self.letters = array("i")
+        self._source, self._random = source, np.random.default_rng(seed)
         self._keys, self._rows = np.empty(0), np.empty(0, np.int64)
         self._records: pa.Table | None = None
         self._seen_all = False
@@ -83,11 +73,8 @@ class _Watched:
         return self._records.take(order), self._rows[order]
 
     def _see(self, batch: pa.RecordBatch) -> None:
-        letters = self._encoding.letters(batch.column(SEQUENCE))
-        first, view = len(self.letters), memoryview(letters.bytes_.data)
-        bounds = letters.offsets.tolist()
-        self.hashes.extend(hash(bytes(view[start:stop])) for start, stop in pairwise(bounds))
-        self.letters.extend(letters.lengths.tolist())
+        first = len(self.letters)
+        self.letters.extend(Letters.of(batch.column(SEQUENCE)).lengths.tolist())
         self._draw(batch, first)
 
     def _draw(self, batch: pa.RecordBatch, first: int) -> None:

@@ -14,6 +14,7 @@ from embedcache.progress import duration
 if TYPE_CHECKING:
     from embedcache.encoders.encoder import Budget, Encoder
     from embedcache.encoders.fidelity import Fidelity
+    from embedcache.window import Copied
 
 
 @dataclass
@@ -28,6 +29,15 @@ class Throughput:
     tokens: int = 0
     """Real tokens of all rows; there are no padding tokens."""
     distinct_sequences: int = 0
+    encoded_rows: int = 0
+    identical_rows: int = 0
+    """Copied from another row of the store, which has the same sequence."""
+    kept_rows: int = 0
+    """In the store before, in a shard that had grown and was written again."""
+    reused: dict[str, int] = field(default_factory=dict)
+    """Rows copied from each other store."""
+    damaged: list[str] = field(default_factory=list)
+    """Shards of other stores whose rows could not be copied, one sentence each."""
     overlong: int = 0
     unknown_letters: int = 0
     set_aside: int = 0
@@ -52,8 +62,13 @@ class Throughput:
     """How close the run's precision came to float32; None for a run in float32."""
     _began: float = field(default_factory=time.perf_counter, repr=False)
 
-    def add(self, rows: int, counts: dict[str, int], set_aside: int) -> None:
+    def add(self, rows: int, counts: dict[str, int], set_aside: int, copied: Copied) -> None:
         """Count one shard."""
+        self.encoded_rows += copied.encoded
+        self.identical_rows += copied.identical
+        self.kept_rows += copied.kept
+        for store, count in copied.rows_of.items():
+            self.reused[store] = self.reused.get(store, 0) + count
         self.rows += rows
         self.tokens += counts["tokens"]
         self.distinct_sequences += counts["distinct_sequences"]
@@ -89,10 +104,14 @@ class Throughput:
             f"waited {duration(self.tokenizer_seconds)} for reading and tokenizing, "
             f"{duration(self.writer_seconds)} for writing; computed {duration(self.compute_seconds)}"
         )
-        if self.distinct_sequences < self.rows:
-            parts.append(
-                f"{self.rows - self.distinct_sequences:,} rows had the sequence of another and were not computed twice"
-            )
+        if self.encoded_rows < self.rows - self.set_aside:
+            parts += [
+                f"{self.encoded_rows:,} rows were encoded",
+                *([f"{self.kept_rows:,} were there before"] if self.kept_rows else []),
+                *([f"{self.identical_rows:,} have the sequence of another row"] if self.identical_rows else []),
+                *(f"{rows:,} were reused from {store}" for store, rows in self.reused.items()),
+            ]
+        parts += [f"caution: {damage}, so its rows were encoded" for damage in self.damaged]
         if self.fidelity is not None:
             parts.append(str(self.fidelity))
         if self.memory_halvings:

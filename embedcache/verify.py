@@ -21,7 +21,7 @@ from embedcache.passages import Passages, encode_rows, encode_tokens
 from embedcache.rawfeatures import recorded_name
 from embedcache.records import SEQUENCE
 from embedcache.shardfile import bytes_of, chunks_held, payload
-from embedcache.store import Commit, Store, is_committed, open_store, read_commits
+from embedcache.store import Commit, Store, environments, is_committed, open_store, read_commits
 from embedcache.views import Scope
 from embedcache.virtual import VirtualStore
 from embedcache.virtualfiles import check_virtual
@@ -174,8 +174,7 @@ def recompute_rows(
     )
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     cosine = np.where(norms > 0, (ours * theirs).sum(axis=1) / np.maximum(norms, 1e-300), 1.0)
-    environments = {tuple(sorted(commit.environment.items())) for commit in read_commits(path).values()}
-    same = environments == {tuple(sorted(encoder.environment().items()))}
+    same = environments(read_commits(path).values()) == [encoder.environment()]
     return Recomputation(
         rows=len(chosen),
         identical=sum(np.array_equal(a, b) for a, b in zip(now, then, strict=True)),

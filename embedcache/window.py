@@ -12,9 +12,31 @@ from numpy.typing import NDArray
 from embedcache.alphabet import KNOWN, Letters, digests
 from embedcache.commit import ShardLock
 from embedcache.encoding import Encoding
+from embedcache.keys import Keys
 from embedcache.passages import Passages
 from embedcache.plan import Plan, unit_digest
 from embedcache.records import ID, SEQUENCE
+from embedcache.shardvalues import Values
+from embedcache.store import Reused
+
+
+@dataclass
+class Copied:
+    """What of a window is copied: values of distinct records, and where all of its rows come from."""
+
+    pieces: list[tuple[NDArray[np.int64], Values]] = field(default_factory=list)
+    """Distinct records (k,) and their values."""
+    rest: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Distinct records that are to be encoded, in increasing order."""
+    reused: list[Reused] = field(default_factory=list)
+    """For the shard's record."""
+    rows_of: dict[str, int] = field(default_factory=dict)
+    """Rows from each other store."""
+    encoded: int = 0
+    kept: int = 0
+    """Rows that the shard had before it grew."""
+    identical: int = 0
+    """Rows that have the sequence of another row of the store."""
 
 
 @dataclass
@@ -27,23 +49,30 @@ class Window:
     letters: Letters
     digests: list[bytes]
     rc_digests: list[bytes | None]
+    keys: Keys
+    """Of the records, (n, 2); records of equal keys have equal values."""
     positions: dict[str, NDArray[np.int64]]
     """The letters that ``at:COLUMN`` looks at, and the centre of views, by column."""
     passages: Passages | None = None
     """What the distinct records are encoded as; None where only the metadata has changed."""
     distinct_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Which distinct record each record is."""
+    firsts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """The first record that each distinct record is."""
     n_tokens: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     set_aside: list[int] = field(default_factory=list)
     """Records without an embedding."""
     counts: dict[str, int] = field(default_factory=dict)
+    copied: Copied = field(default_factory=Copied)
 
     @classmethod
     def of(cls, shard: int, records: pa.RecordBatch, lock: ShardLock, encoding: Encoding) -> Window:
         """Look at the sequences of the records of a shard."""
         letters = encoding.letters(records.column(SEQUENCE))
         plain, canonical = digests(letters, encoding.encoder.alphabet)
-        return cls(shard, records, lock, letters, plain, canonical, encoding.positions(records, letters.lengths))
+        positions, form = encoding.positions(records, letters.lengths), encoding.key_form
+        keys = form.keys(plain if form.digest == "digest" else canonical, positions, letters.lengths)
+        return cls(shard, records, lock, letters, plain, canonical, keys, positions)
 
     def units(self, rows: int) -> list[bytes]:
         """The digest of each unit of so many records, as the plan has them."""
@@ -53,12 +82,12 @@ class Window:
         ]
 
     def tokenize(self, encoding: Encoding) -> None:
-        """Tokenize the distinct records: those that differ in their letters, or in the places that are looked at."""
+        """Tokenize the distinct records: those of different keys."""
         encoder = encoding.encoder
-        number: dict[tuple[object, ...], int] = {}
-        keys = zip(self.digests, *(at.tolist() for at in self.positions.values()), strict=True)
+        number: dict[tuple[int, int], int] = {}
+        keys = zip(*self.keys.T.tolist(), strict=True)
         self.distinct_of = np.asarray([number.setdefault(key, len(number)) for key in keys], np.int64)
-        firsts = np.unique(self.distinct_of, return_index=True)[1]
+        firsts = self.firsts = np.unique(self.distinct_of, return_index=True)[1]
         letters = self.letters.take(firsts) if len(firsts) < len(self.letters) else self.letters
         passages = Passages.of(encoding, letters, {column: at[firsts] for column, at in self.positions.items()})
         limit = encoder.token_limit or np.iinfo(np.int64).max
