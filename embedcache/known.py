@@ -20,7 +20,7 @@ from embedcache.keys import UNKNOWN, KeyForm, Keys, KeyTable, Rows
 from embedcache.layout import StorePaths, read_layout
 from embedcache.resume import difference
 from embedcache.shardvalues import ShardValues, Values
-from embedcache.store import Commit, environments, is_committed, read_attributes, read_commits
+from embedcache.store import KIND, Commit, environments, is_committed, read_attributes, read_commits
 from embedcache.views import Scope
 
 LEFT_OVER = re.compile(r".+\.(creating|removing)-\d+")
@@ -139,7 +139,7 @@ def open_known(
 
 def _misfit(path: Path, attributes: dict[str, Any], encoding: Encoding, dtype: str, stand_in: bool) -> str | None:
     """Why the rows of a store are not those that are wanted, None if they are."""
-    if attributes.get("kind") is not None:
+    if attributes.get(KIND) is not None:
         return "it holds no values of its own, name the stores that it is made of"
     if stand_in:
         if not _looks_alike(attributes, encoding):
@@ -157,14 +157,14 @@ def _misfit(path: Path, attributes: dict[str, Any], encoding: Encoding, dtype: s
 def _looks_alike(attributes: dict[str, Any], encoding: Encoding) -> bool:
     """Whether a store has the names of an encoder and of its poolings."""
     had, encoder = attributes["encoder"], encoding.encoder
-    names = {had["name"], had.get("repo_id")} & {encoder.name, encoder.origin.repo_id} - {None}
+    names = {had.get("name"), had.get("repo_id")} & {encoder.name, encoder.origin.repo_id} - {None}
     poolings = [block.get("pooling") for block in attributes["blocks"]]
     return (
         bool(names)
-        and not had["meaningless"]
-        and had["precision"] == encoder.precision
+        and not had.get("meaningless")
+        and had.get("precision") == encoder.precision
         and poolings == [block.pooling for block in encoding.blocks]
-        and attributes["overlong"] == encoding.overlong
+        and attributes.get("overlong") == encoding.overlong
         and Scope.from_dict(attributes.get("scope")) == encoding.scope
     )
 

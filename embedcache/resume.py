@@ -58,20 +58,20 @@ def difference(attributes: dict[str, Any], encoding: Encoding) -> Difference | N
         return None
     had, encoder = attributes["encoder"], encoding.encoder
     of_encoder: list[Difference] = [
-        ("encoder", had["name"], encoder.name),
-        ("precision", had["precision"], encoder.precision),
+        ("encoder", had.get("name"), encoder.name),
+        ("precision", had.get("precision"), encoder.precision),
     ]
-    if had["name"] == encoder.name:
+    if had.get("name") == encoder.name:
         of_encoder.insert(1, ("seed of the random weights", had.get("seed"), encoder.origin.seed))
     of_values: list[Difference] = [
         ("blocks", [block["name"] for block in attributes["blocks"]], [b.name for b in encoding.blocks]),
         *_of_scope(Scope.from_dict(attributes.get("scope")), encoding.scope),
-        ("over-length policy", attributes["overlong"], encoding.overlong),
+        ("over-length policy", attributes.get("overlong"), encoding.overlong),
         ("first letter is position", int(attributes.get("one_based", False)), int(encoding.one_based)),
-        ("weights of the encoder", had["fingerprint"], encoder.fingerprint),
+        ("weights of the encoder", had.get("fingerprint"), encoder.fingerprint),
     ]
     # the same encoder may go by another name
-    pairs = of_values if had["fingerprint"] == encoder.fingerprint else [*of_encoder, *of_values]
+    pairs = of_values if had.get("fingerprint") == encoder.fingerprint else [*of_encoder, *of_values]
     return next((pair for pair in pairs if pair[1] != pair[2]), None)
 
 
