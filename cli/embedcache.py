@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.cache import cache
 from cli.duplicates import duplicates
 from cli.errors import run
 from cli.export import export
@@ -45,6 +46,7 @@ cli.add_command(head)
 cli.add_command(plot)
 cli.add_command(duplicates)
 cli.add_command(merge)
+cli.add_command(cache)
 cli.add_command(concat)
 cli.add_command(select)
 cli.add_command(windows)

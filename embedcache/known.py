@@ -133,7 +133,8 @@ def open_known(
                     found[path.resolve()] = KnownStore(path, attributes)
             except (EmbedcacheError, OSError) as error:
                 say(f"cache    skipped: {error}")
-        say(f"cache    {folder}: {len(found) - before:,} stores of this encoding, {others:,} of others")
+        fitting = len(found) - before
+        say(f"cache    {folder}: {fitting:,} of {fitting + others:,} stores are of this encoding")
     return list(found.values())
 
 

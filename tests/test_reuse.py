@@ -305,7 +305,7 @@ def test_a_shared_folder_is_only_read_and_its_unfinished_and_broken_stores_are_t
     fasta = write_fasta(tmp_path / "r.fa", reads)
     told = said(tmp_path / "s.zarr", fasta, replace(SHARDS, cache=(str(lab),)), capsys)
     assert tree(lab) == before
-    assert "2 stores of this encoding" in told
+    assert "2 of 2 stores are of this encoding" in told
     assert re.search(r"cache    skipped: .*broken\.zarr", told)
     assert re.search(r"cache    skipped: .*other\.zarr is not an embedcache store", told)
     assert "known    1,000 of 5,000 rows are known from" in told
