@@ -26,8 +26,8 @@ def duplicates(store: str, threshold: float, output: str | None, device: str, ov
     """
     from embedcache.encoders.loading import find_device
     from embedcache.errors import InputError
-    from embedcache.look.repeats import IDENTICAL, NEAR, REVERSED, find_repeats, pairs_table, write_tsv
-    from embedcache.look.table import aligned
+    from embedcache.look.repeats import IDENTICAL, NEAR, REVERSED, find_repeats, pairs_table
+    from embedcache.look.table import aligned, write_tsv
     from embedcache.store import open_store
 
     if output is not None and Path(output).exists() and not overwrite:
@@ -47,7 +47,7 @@ def duplicates(store: str, threshold: float, output: str | None, device: str, ov
         click.echo(f"across splits        {rows:,} rows of {one} have a repeat in {other}")
     table = pairs_table(opened, found)
     if output is not None:
-        write_tsv(table, Path(output))
+        write_tsv([table], Path(output))
         click.echo(f"{output}: {len(table):,} pairs")
     elif len(table):
         for line in aligned(table.slice(0, _SHOWN)):

@@ -15,6 +15,7 @@ from cli.extract import estimate, extract
 from cli.head import head
 from cli.import_ import import_
 from cli.plot import plot
+from cli.search import search
 from cli.views import concat, merge, select
 from cli.windows import windows
 
@@ -45,6 +46,7 @@ cli.add_command(export)
 cli.add_command(head)
 cli.add_command(plot)
 cli.add_command(duplicates)
+cli.add_command(search)
 cli.add_command(merge)
 cli.add_command(cache)
 cli.add_command(concat)

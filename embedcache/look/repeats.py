@@ -6,12 +6,10 @@ Axes: k pairs, n rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from embedcache.records import ID
@@ -150,9 +148,3 @@ def pairs_table(store: Store, repeats: Repeats) -> pa.Table:
         columns[f"row_{letter}"] = places
     columns["cosine"] = pa.array(np.round(repeats.cosine, 6), from_pandas=True)
     return pa.table(columns)
-
-
-def write_tsv(table: pa.Table, file: Path) -> None:
-    """Write a table as TSV."""
-    with file.open("wb") as stream:
-        pacsv.write_csv(table, stream, pacsv.WriteOptions(delimiter="\t", quoting_style="needed"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 
 from embedcache.errors import InputError
 from embedcache.records import ID, RESERVED
@@ -72,3 +75,28 @@ def _short(text: str) -> str:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def write_tsv(tables: Iterable[pa.Table], file: Path) -> int:
+    """Write tables of the same columns as one TSV, whole or not at all; returns its rows.
+
+    Raises `InputError` where the file cannot be written.
+    """
+    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
+    count, writer = 0, None
+    options = pacsv.WriteOptions(delimiter="\t", quoting_style="needed")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            for table in tables:
+                writer = writer or pacsv.CSVWriter(stream, table.schema, write_options=options)
+                writer.write_table(table)
+                count += len(table)
+            if writer is not None:
+                writer.close()
+        partial.replace(file)
+    except OSError as error:
+        raise InputError(f"{file} cannot be written: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return count

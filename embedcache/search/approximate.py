@@ -5,7 +5,8 @@ Axes: n queries, N rows that are searched, D features.
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 import faiss
 import numpy as np
@@ -38,10 +39,26 @@ class ApproximateSearch:
         # rows that several threads link at once are linked in another order each time
         faiss.omp_set_num_threads(1 if kind == "hnsw" else threads)
         try:
-            self._index = _inverted_file(prepared_ND) if kind == "ivf" else faiss.IndexHNSWFlat(dim, LINKS)
+            self._index: faiss.Index = _inverted_file(prepared_ND) if kind == "ivf" else faiss.IndexHNSWFlat(dim, LINKS)
             self._index.add(prepared_ND)
         finally:
             faiss.omp_set_num_threads(threads)
+
+    @classmethod
+    def read(cls, file: Path, metric: Metric) -> Self:
+        """Read what `write` wrote; raises RuntimeError for anything else."""
+        search = cls.__new__(cls)
+        search.metric, search._index = metric, faiss.read_index(str(file))
+        if isinstance(search._index, faiss.IndexIVF):
+            search._index.nprobe = PROBED
+        return search
+
+    def write(self, file: Path) -> None:
+        """Write the index as faiss does."""
+        faiss.write_index(self._index, str(file))
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
 
     def __call__(self, queries_nD: torch.Tensor, k: int) -> Neighbours:
         """Return k rows near each query; where fewer were found the last one is repeated."""
