@@ -31,7 +31,7 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="embedcache", prog_name="embedcache")
 def cli() -> None:
-    """Run frozen DNA and protein encoders once over your sequences and keep the embeddings in a Zarr store.
+    """Run frozen DNA, protein and cell encoders once over your data and keep the embeddings in a Zarr store.
 
     \b
     embedcache extract --model nt500m --input reads.fa.gz --output reads.zarr

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.input_options import INPUT_NAMES, input_options, with_records
+from cli.sections import OfExtraction
 
 if TYPE_CHECKING:
     from embedcache.input_options import InputOptions
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "Encoder: an alias (see `embedcache models`), a hub id, a folder, hf:NAME, kmer:K or onehot:L."
 
 
-@click.command()
+@click.command(cls=OfExtraction)
 @click.option("--model", required=True, help=MODEL_HELP)
 @input_options
 @click.option("--output", required=True, type=click.Path(), help="The store to make, to finish or to extend.")
@@ -154,7 +155,7 @@ _ALIKE = (
 )  # fmt: skip
 
 
-@click.command(params=[option for option in extract.params if option.name in _ALIKE])
+@click.command(cls=OfExtraction, params=[option for option in extract.params if option.name in _ALIKE])
 @click.option("--output", type=click.Path(), help="Where the store would lie, for the free disk. Default: here.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True,
               help="How long batches are timed.")  # fmt: skip

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.input_options import input_options, with_records
+from cli.sections import OfInput
 
 if TYPE_CHECKING:
     from embedcache.input_options import InputOptions
 
 
-@click.command()
+@click.command(cls=OfInput)
 @input_options
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FASTA",
               help="The file to write, .fa or .fa.gz; their columns go beside it, as .tsv.")  # fmt: skip

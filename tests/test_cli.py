@@ -167,6 +167,18 @@ def test_models_lists_every_alias_with_its_licence() -> None:
     assert {"nt500m", "esm2-650m", "fastesm2"} <= {entry["alias"] for entry in entries}
 
 
+@pytest.mark.parametrize("command", ["extract", "estimate", "windows"])
+def test_help_puts_every_option_of_the_input_under_a_heading(command: str) -> None:
+    text = invoke(command, "--help").output
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith((" ", "Usage"))]
+    assert headings[-1] == "Other options:"
+    assert {"Records:", "Cells:", "Windows, strands, proteins:"} < set(headings)
+    other = text[text.index("Other options:") :]
+    assert set(re.findall(r"^  .*?(--[a-z-]+)", other, re.MULTILINE)) <= {
+        "--quiet", "--help", "--output", "--overwrite", "--seconds", "--json"
+    }  # fmt: skip
+
+
 def test_help_imports_neither_torch_nor_numpy() -> None:
     code = (
         "import sys; sys.argv = ['embedcache', '--help']\n"
