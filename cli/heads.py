@@ -607,7 +607,7 @@ def _parameters(features: Sequence[str], shared: Sequence[str], point: Mapping[s
     for name in point:
         if f"--{name}" not in flags or name in ("features", "output"):
             raise click.UsageError(f"--vary {name}: `heads train` has no option --{name} that can vary")
-    parsed = train.make_context("train", [*_flags(features), *shared, *words])
+    parsed = train.make_context("heads train", [*_flags(features), *shared, *words])
     return dict(parsed.params)
 
 

@@ -97,6 +97,20 @@ def records(parts: Sequence[Part]) -> list[Record]:
     return lines
 
 
+def means(parts: Sequence[Part]) -> dict[str, dict[str, float]]:
+    """Means of the metrics over the strata or groups of each column, weighted by their rows, such as AUPRC by chromosome
+    (TraitGym, Benegas et al. 2025); a part in which a metric is not defined takes no part in its mean."""
+    found: dict[str, dict[str, float]] = {}
+    for column in dict.fromkeys(part.column for part in parts):
+        held = [part.evaluation for part in parts if part.column == column]
+        for name in held[0].values if len(held) > 1 else ():
+            known = [(one.values[name], one.rows) for one in held if math.isfinite(one.values[name])]
+            if known and not name.endswith("_p"):
+                total = sum(rows for _, rows in known)
+                found.setdefault(column, {})[name] = sum(value * rows for value, rows in known) / total
+    return found
+
+
 def to_json(parts: Sequence[Part]) -> dict[str, dict[str, Mapping[str, object]]]:
     """The evaluations by column and stratum."""
     found: dict[str, dict[str, Mapping[str, object]]] = {}

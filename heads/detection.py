@@ -16,7 +16,7 @@ import numpy as np
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
-from heads.bootstrap import Counts, Interval, interval, number_units, resample
+from heads.bootstrap import LEVEL, Counts, Interval, interval, number_units, resample
 from heads.detection_rule import DetectionRule, Flags
 from heads.results import Judging
 from heads.strata import Strata
@@ -117,7 +117,7 @@ def detect(
 
 
 def _by_truth(rule: DetectionRule, true_N: Doubles) -> Strata:
-    return Strata(TRUTH, rule.of(true_N).astype(np.int64), (f"true: not {rule.words}", f"true: {rule.words}"))
+    return Strata(TRUTH, (~rule.of(true_N)).astype(np.int64), (f"true: {rule.words}", f"true: not {rule.words}"))
 
 
 def _rates(detected_N: Flags, classes: Strata, judging: Judging, groups: Codes | None) -> tuple[ClassRate, ...]:
@@ -128,11 +128,20 @@ def _rates(detected_N: Flags, classes: Strata, judging: Judging, groups: Codes |
     if judging.resamples and units > 1:
         counts = resample(len(detected_N), judging.resamples, groups, judging.seed)
         drawn_BS = np.concatenate([rates(counts_BN) for counts_BN in counts])
-    rows_S, hits_S = member_NS.sum(0), (member_NS & detected_N[:, None]).sum(0)
-    return tuple(
-        ClassRate(name, int(rows_S[s]), int(hits_S[s]), interval(drawn_BS[:, s]))
-        for s, name in enumerate(classes.names)
-    )
+    found = []
+    for s, name in enumerate(classes.names):
+        member_N, ends = member_NS[:, s], interval(drawn_BS[:, s])
+        rows, hits = int(member_N.sum()), int((member_N & detected_N).sum())
+        if ends is not None and hits in (0, rows):
+            ends = _at_the_end(hits > 0, rows if groups is None else int(number_units(groups[member_N]).max()) + 1)
+        found.append(ClassRate(name, rows, hits, ends))
+    return tuple(found)
+
+
+def _at_the_end(all_detected: bool, units: int) -> Interval:
+    """The interval of a rate of 0 or 1, which resampling never leaves: Clopper and Pearson's (1934) for so many units."""
+    reach = float(((1 - LEVEL) / 2) ** (1 / units))
+    return (reach, 1.0) if all_detected else (0.0, 1 - reach)
 
 
 class _Rates:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from heads.breakdown import Part, breakdown, to_json
+from heads.breakdown import Part, breakdown, means, to_json
 from heads.decisions import Decided, Decisions
 from heads.detection import Detection, Detector, detect
 from heads.results import Judging, PartResult, judge_rows
@@ -49,6 +49,7 @@ class Judged:
             **self.head.to_json(),
             "baselines": {name: result.to_json() for name, result in self.results[1:]},
             "breakdown": to_json(self.parts),
+            "breakdown_mean": means(self.parts),
             **({"detection": self._detection()} if self.detections else {}),
             "notes": list(self.notes),
         }

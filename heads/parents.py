@@ -32,7 +32,7 @@ def parent_column(given: str | None, group: str | None, columns: Sequence[str], 
     if found is None:
         raise HeadError(
             f"--aggregate: {where} has no column '{given or usual[0]}' that names the parent of a row; name one with --by. "
-            f"It has {', '.join(columns)}"
+            f"It has {', '.join(columns) or 'no columns but id and sequence'}"
         )
     return found
 

@@ -68,7 +68,7 @@ def draw_curves(folder: Path, target: Target, outputs: Doubles) -> None:
         judged = sorted(judged, key=lambda item: -int(item[1].sum()))[:_FEWER_CURVES]
     curves: dict[str, list[Curve]] = {"pr": [], "roc": [], "calibration": []}
     for one, positive in judged:
-        name, score = target.names[one], outputs[:, one]
+        name, score = _shown(target, one), outputs[:, one]
         precision, recall, _ = precision_recall_curve(positive, score)
         curves["pr"].append(Curve(f"{name}, AUPRC {average_precision_score(positive, score):.3f}", recall, precision))
         wrong, right, _ = roc_curve(positive, score)
@@ -92,6 +92,12 @@ def draw_curves(folder: Path, target: Target, outputs: Doubles) -> None:
             level=level,
             legend=legend,
         )
+
+
+def _shown(target: Target, one: int) -> str:
+    """A class or label for a legend, where a number alone says nothing."""
+    name = target.names[one]
+    return f"class {name}" if isinstance(name, int) else name
 
 
 def _calibration(positive: npt.NDArray[np.bool_], score: Doubles) -> tuple[Doubles, Doubles]:

@@ -54,7 +54,7 @@ def check_alphas(alphas: tuple[float, ...]) -> None:
     """Raise HeadError unless every strength is a positive number and there is one."""
     wrong = [alpha for alpha in alphas if not (alpha > 0 and math.isfinite(alpha))]
     if wrong or not alphas:
-        raise HeadError(f"--alphas takes positive numbers, not {wrong[0] if wrong else 'none'}")
+        raise HeadError(f"--alpha takes positive numbers, not {wrong[0] if wrong else 'none'}")
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def end_of_path(alphas: tuple[float, ...], best: int) -> tuple[str, ...]:
     smaller = alpha == min(alphas)
     return (
         f"the best alpha, {alpha:g}, is the {'smallest' if smaller else 'largest'} that was tried: "
-        f"{'smaller' if smaller else 'larger'} --alphas may do better",
+        f"{'smaller' if smaller else 'larger'} --alpha may do better",
     )
 
 

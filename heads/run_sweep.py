@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def sweep(
     ----------
     folder : of the sweep, made if it is not there.
     train_one : makes one run; an `EmbedcacheError` of it becomes a line of the table.
-    metric : on the validation rows that chooses the best point; None for the one that chose the heads of the first run.
+    metric : on the validation rows that chooses the best point; None for the one that chose most heads.
     fixed : the options that all runs share; a folder with other ones is refused.
 
     Raises
@@ -81,8 +82,9 @@ def sweep(
 
 
 def _select_of(runs: Sequence[SweepRun]) -> str:
-    """The metric that chose the head of the first run that is finished."""
-    return next((str(run.metrics["select"]) for run in runs if run.metrics and "select" in run.metrics), "auprc")
+    """The metric that chose the heads of most finished runs."""
+    counts = Counter(str(run.metrics["select"]) for run in runs if run.metrics and "select" in run.metrics)
+    return counts.most_common(1)[0][0] if counts else "auprc"
 
 
 def _noted(folder: Path) -> dict[str, dict[str, Any]]:

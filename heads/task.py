@@ -222,7 +222,7 @@ def read_strata(store: Store, text: str, option: str = "--strata") -> Strata:
     name, edges = (text, ()) if text in store.column_names else parse_strata(text)
     column = str(find_column(store, name, "", option))
     if edges:
-        codes, names = numeric_bins(read_numbers(store, column, "column"), edges, column)
+        codes, names = numeric_bins(read_numbers(store, column, f"{option} {text}: column"), edges, column)
         return Strata(text, codes, names)
     read = encode(store.column(column), column)
     return Strata(text, read.codes, tuple(str(value) for value in read.values))
@@ -248,5 +248,5 @@ def contents(target: Target) -> str:
         return ", ".join(f"{name}: {n:,}" for name, n in zip(names, values.sum(0), strict=True))
     counts = np.bincount(np.asarray(values, np.int64), minlength=len(names))
     if target.kind == "binary":
-        return f"{counts[1]:,} {names[1]!s} ({counts[1] / len(values):.2%})"
+        return f"{counts[1]:,} positive ({counts[1] / len(values):.2%})"
     return ", ".join(f"{name}: {n:,}" for name, n in zip(names, counts, strict=True))

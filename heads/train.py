@@ -42,6 +42,7 @@ from heads.saved import HeadCard, SavedHead
 from heads.splits import NAMES, TRAIN
 from heads.steps import StepsOptions
 from heads.task import Columns, Task, contents, describe, load_task, split_task
+from heads.thresholds import UNTUNED, ThresholdRule
 from heads.write_run import write_run
 
 Say = Callable[[str], None]
@@ -253,7 +254,12 @@ def account(outcome: Outcome, aim: str, say: Say) -> list[str]:
         )
     if decisions.threshold is not None:
         cuts = decisions.threshold if isinstance(decisions.threshold, tuple) else (decisions.threshold,)
-        say(f"threshold {', '.join(f'{cut:.4g}' for cut in cuts)} (for {aim} on validation rows)")
+        how = f"for {aim} on validation rows"
+        if ThresholdRule.parse(aim).aim == "fixed":
+            how = "as given"
+        elif decisions.notes and all(cut == UNTUNED for cut in cuts):
+            how = "not tuned"
+        say(f"threshold {', '.join(f'{cut:.4g}' for cut in cuts)} ({how})")
     notes += [note for note in outcome.results[0].notes if note not in notes]
     for note in notes:
         say(f"  {note}")

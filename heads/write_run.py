@@ -9,7 +9,7 @@ import numpy as np
 
 from embedcache.store import Store
 from heads import plots, predictions, report, runs
-from heads.breakdown import Part, breakdown
+from heads.breakdown import Part, breakdown, means
 from heads.breakdown import records as breakdown_records
 from heads.breakdown import to_json as breakdown_json
 from heads.card import write_card
@@ -66,6 +66,7 @@ def write_run(
         "notes": every_note,
         "baselines": {rival.name: rival.to_json() for rival in outcome.results[1:]},
         "breakdown": breakdown_json(parts),
+        "breakdown_mean": means(parts),
         **({"detection": _by_rule(detections)} if detections else {}),
         "history": history or trials,
         **({"grid": trials} if history else {}),
@@ -95,7 +96,7 @@ def write_run(
         chosen=f"Chosen by {fit.score}: {fit.settings}." if outcome.single else f"Chosen in each fold by {fit.select}.",
         trials=trials,
         history=history,
-        breakdown=breakdown_records(parts),
+        breakdown=[*breakdown_records(parts), *_mean_records(means(parts))],
         pictures=pictures,
         notes=every_note,
         folds=outcome.folds,
@@ -103,6 +104,10 @@ def write_run(
     )
     report.write(folder, page)
     write_card(folder, metrics, runs.manifest_json(manifest))
+
+
+def _mean_records(found: Mapping[str, Mapping[str, float]]) -> list[Record]:
+    return [{"column": column, "stratum": "mean, weighted by rows", **values} for column, values in found.items()]
 
 
 def _by_rule(detections: Mapping[str, tuple[Detection, ...]]) -> dict[str, dict[str, object]]:

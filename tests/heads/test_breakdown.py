@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 
 import numpy as np
 import pytest
 
 from embedcache.errors import HeadError
-from heads.breakdown import breakdown, records, to_json
+from heads.breakdown import breakdown, means, records, to_json
 from heads.metrics import evaluate
 from heads.strata import Strata, numeric_bins, parse_strata
 from heads.target import Target
@@ -158,3 +159,14 @@ def test_strata_of_other_rows_are_refused():
     target, outputs, predictions, strata = contexts()
     with pytest.raises(HeadError, match="300 rows need one stratum each, and 'context' has 299"):
         breakdown(target, outputs, predictions, Strata("context", strata.codes[1:], strata.names))
+
+
+def test_means_over_the_strata_are_weighted_by_their_rows():
+    target, outputs, predictions, strata = contexts()
+    parts = breakdown(target, outputs, predictions, strata, resamples=0)
+    (found,) = means(parts).items()
+    known = [part.evaluation for part in parts if not math.isnan(part.evaluation.values["auprc"])]
+    expected = np.average([one.values["auprc"] for one in known], weights=[one.rows for one in known])
+    assert found[0] == "context"
+    assert found[1]["auprc"] == pytest.approx(expected)
+    assert means(parts[:1]) == {}

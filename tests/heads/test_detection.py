@@ -91,6 +91,10 @@ def test_intervals_draw_whole_groups():
         low, high = found.models[0][1][0].interval
         widths.append(high - low)
     assert widths[0] > 4 * widths[1]
+    whole = detect(
+        Detector((DetectionRule.parse("-9"),), classes), values, [("head", values)], Judging(resamples=20), groups
+    )
+    assert whole[0].models[0][1][0].interval == (pytest.approx(0.025 ** (1 / 20)), 1.0)
     none = found.models[0][1][1]
     assert (none.rows, none.interval) == (0, None)
     assert found.to_json()["head"]["none"]["rate"] is None
