@@ -226,7 +226,7 @@ def test_quantiles_that_do_not_rise_between_0_and_1_are_refused(quantiles):
 
 
 def test_strengths_below_zero_and_classes_are_refused():
-    with pytest.raises(HeadError, match="--alphas takes positive numbers"):
+    with pytest.raises(HeadError, match="--alpha takes positive numbers"):
         QuantileOptions(LEVELS, (-1.0,))
     X, y = spread(50, 4)
     with pytest.raises(HeadError, match="learns a measured quantity"):

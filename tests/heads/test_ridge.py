@@ -184,7 +184,7 @@ def test_the_strength_of_the_best_validation_score_is_taken():
 def test_a_best_strength_at_the_end_of_the_path_is_told():
     X, Y = measured(200, 10, noise=0.01)
     assert fit(problem(X, Y[:, 0]), RidgeOptions((1.0, 10.0, 1e4))).notes == (
-        "the best alpha, 1, is the smallest that was tried: smaller --alphas may do better",
+        "the best alpha, 1, is the smallest that was tried: smaller --alpha may do better",
     )
     assert fit(problem(X, Y[:, 0]), RidgeOptions((1.0,))).notes == ()
 
@@ -216,7 +216,7 @@ def test_files_that_hold_no_sound_model_are_refused(tmp_path):
 
 @pytest.mark.parametrize("alphas", [(), (0.0,), (1.0, -1.0), (float("nan"),), (float("inf"),)])
 def test_strengths_that_are_not_positive_numbers_are_refused(alphas):
-    with pytest.raises(HeadError, match="--alphas takes positive numbers, not"):
+    with pytest.raises(HeadError, match="--alpha takes positive numbers, not"):
         RidgeOptions(alphas)
 
 
