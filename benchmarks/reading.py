@@ -1,6 +1,7 @@
 """The mapped reader beside a raw numpy memmap and beside zarr-python, on the same rows in one run.
 
-The store is 200,000 x 1,280 float16 (512 MB) in the project's layout; the memmap is the same values in one flat file.
+The store is 200,000 x 1,280 float16 (512 MB) in the project's layout; the memmap is the same values in one flat file. The
+merged store is virtual: 768 of the columns lie in one store, 512 in another, and nothing is copied.
 Three ways of reading, all from the page cache, each into a buffer that is allocated once:
 
     random    1,024 rows at random: a mini-batch
@@ -23,7 +24,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedcache.commit import StoreWriter, create_store
-from embedcache.layout import Layout
+from embedcache.layout import DEFAULT_SHARD_ROWS, Layout
+from embedcache.merge import MergeOptions, merge
+from embedcache.progress import Progress
 from embedcache.store import FORMAT, FORMAT_VERSION, Commit, Store, open_store
 
 BLOCK, BLOCKS_AT_ONCE, SCAN = 1024, 16, 4096
@@ -36,8 +39,8 @@ class Reader(Protocol):
         """Gather rows by index."""
         ...
 
-    def read(self, start: int, stop: int) -> NDArray[np.float16]:
-        """Read rows in order."""
+    def read(self, start: int, stop: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """Read rows in order, into `out` if it is given."""
         ...
 
 
@@ -52,9 +55,9 @@ class Memmap:
         np.take(self._rows, rows, axis=0, out=out, mode="clip")
         return out
 
-    def read(self, start: int, stop: int) -> NDArray[np.float16]:
-        """A view."""
-        return self._rows[start:stop]  # type: ignore[no-any-return]
+    def read(self, start: int, stop: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """A view, or its copy."""
+        return _copied(self._rows[start:stop], out)
 
 
 class ZarrPython:
@@ -69,9 +72,9 @@ class ZarrPython:
         """Orthogonal indexing, which wants no repeats."""
         return np.asarray(self._rows.oindex[rows], np.float16)
 
-    def read(self, start: int, stop: int) -> NDArray[np.float16]:
+    def read(self, start: int, stop: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """Decode the chunks of a slice."""
-        return np.asarray(self._rows[start:stop], np.float16)
+        return _copied(np.asarray(self._rows[start:stop], np.float16), out)
 
 
 class Ours:
@@ -84,28 +87,53 @@ class Ours:
         """Gather."""
         return self._store.take(rows, out=out)  # type: ignore[return-value]
 
-    def read(self, start: int, stop: int) -> NDArray[np.float16]:
-        """A view."""
-        return self._store.read(start, stop)  # type: ignore[return-value]
+    def read(self, start: int, stop: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """A view where that can be had."""
+        return self._store.read(start, stop, out)  # type: ignore[return-value]
+
+
+def _copied(rows: NDArray[np.float16], out: NDArray[np.float16] | None) -> NDArray[np.float16]:
+    if out is None:
+        return rows
+    out[...] = rows
+    return out
 
 
 def write_rows(store: Path, file: Path, rows: int, dim: int) -> None:
     """Write the same random rows as a store and as a flat ``.npy`` file, shard by shard."""
-    layout = Layout(rows, dim, "float16")
+    rng = np.random.default_rng(0)
+    flat = np.lib.format.open_memmap(file, "w+", np.float16, (rows, dim))
+    for start in range(0, rows, DEFAULT_SHARD_ROWS):
+        shape = (min(DEFAULT_SHARD_ROWS, rows - start), dim)
+        flat[start : start + shape[0]] = rng.standard_normal(shape, np.float32).astype(np.float16)
+    flat.flush()
+    write_columns(store, flat, 0, dim)
+
+
+def write_columns(store: Path, flat: NDArray[np.float16], left: int, right: int) -> None:
+    """Write the columns [left, right) of a matrix as a store."""
+    layout = Layout(len(flat), right - left, "float16")
     attributes = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "fingerprint": "benchmark", "blocks": [],
+        "format": FORMAT, "format_version": FORMAT_VERSION, "fingerprint": f"benchmark {left}", "blocks": [],
         "encoder": {"name": "benchmark"},
     }  # fmt: skip
     create_store(store, layout, attributes)
-    writer, rng = StoreWriter(store), np.random.default_rng(0)
-    flat = np.lib.format.open_memmap(file, "w+", np.float16, (rows, dim))
+    writer = StoreWriter(store)
     for shard in range(layout.shards):
         start, stop = layout.bounds(shard)
-        values = rng.standard_normal((stop - start, dim), np.float32).astype(np.float16)
-        flat[start:stop] = values
         part = pa.table({"row": np.arange(start, stop), "id": [f"r{i}" for i in range(start, stop)]})
-        writer.write_shard(values, part, Commit(shard, stop - start, "", "", 0, "", 0, ""))
-    flat.flush()
+        writer.write_shard(flat[start:stop, left:right], part, Commit(shard, stop - start, "", "", 0, "", 0, ""))
+
+
+def write_merged(store: Path, file: Path) -> None:
+    """Merge two stores that have three and two fifths of a flat file's columns each; nothing is copied."""
+    flat = np.load(file, mmap_mode="r")
+    dim = flat.shape[1]
+    border = dim * 3 // 5
+    halves = [store.with_name(f"{store.stem}-{name}.zarr") for name in "ab"]
+    for half, left, right in zip(halves, (0, border), (border, dim), strict=True):
+        write_columns(half, flat, left, right)
+    merge(halves, store, MergeOptions(), Progress(quiet=True))
 
 
 Work = Callable[[], int]
@@ -136,7 +164,7 @@ def epoch(reader: Reader, rows: int, dim: int, seed: int) -> Work:
     def read() -> int:
         for group, order in zip(groups, orders, strict=True):
             for slot, start in enumerate(group):
-                buffer[slot * BLOCK : (slot + 1) * BLOCK] = reader.read(start, start + BLOCK)
+                reader.read(start, start + BLOCK, buffer[slot * BLOCK : (slot + 1) * BLOCK])
             for part in range(0, len(order), BLOCK):
                 np.take(buffer, order[part : part + BLOCK], axis=0, out=batch, mode="clip")
         return len(starts) * BLOCK
@@ -168,8 +196,10 @@ def run(quick: bool = False) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         store, file = Path(folder) / "rows.zarr", Path(folder) / "rows.npy"
         write_rows(store, file, rows, dim)
+        write_merged(Path(folder) / "merged.zarr", file)
         readers: dict[str, Reader] = {
-            "numpy memmap": Memmap(file), "embedcache": Ours(store), "zarr-python": ZarrPython(store)
+            "numpy memmap": Memmap(file), "embedcache": Ours(store), "merged": Ours(Path(folder) / "merged.zarr"),
+            "zarr-python": ZarrPython(store),
         }  # fmt: skip
         for reader in readers.values():
             scan(reader, rows, dim, 0)()  # fills the page cache and the page tables

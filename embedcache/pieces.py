@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.rowarray import Matrix, RowArray
+from embedcache.units import Stretch, Units
 
 Rows = NDArray[np.int64]
 ABSENT = -1
@@ -52,13 +54,31 @@ class PiecedRows(RowArray):
         self.shape, self.dtype = shape, dtype
         self._pieces = [_without_detour(parts[piece.part], piece) for piece in pieces]
 
+    @cached_property
+    def _units(self) -> Units | None:
+        """All pieces as units of memory, where they are columns of plain arrays in the type of the whole."""
+        size = self.dtype.itemsize
+        found = [
+            Stretch(part, piece.first_column * size, (piece.right - piece.left) * size)
+            for part, piece in sorted(self._pieces, key=lambda one: one[1].left)
+            if isinstance(part, np.ndarray) and part.dtype == self.dtype and self._is_whole(piece)
+        ]
+        return Units.of(found) if len(found) == len(self._pieces) else None
+
+    def _is_whole(self, piece: Piece) -> bool:
+        return (piece.start, piece.stop) == (0, len(self))
+
     def take(self, indices: NDArray[np.integer], out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
         """Gather rows by index, 0 <= index < N, into `out` (n, D) if it is given."""
         rows = np.asarray(indices, np.int64)
         out = np.empty((len(rows), self.shape[1]), self.dtype) if out is None else out
+        units = self._units
+        if units is not None and len(rows) and out.flags.c_contiguous and not _follow(rows):
+            self._take_units(units, rows, out)
+            return out
         for part, piece in self._pieces:
             columns_nd = out[:, piece.left : piece.right]
-            if (piece.start, piece.stop) == (0, len(self)):
+            if self._is_whole(piece):
                 _fill(part, piece, piece.of(rows), columns_nd)
                 continue
             here = np.flatnonzero((rows >= piece.start) & (rows < piece.stop))
@@ -69,6 +89,14 @@ class PiecedRows(RowArray):
                 _fill(part, piece, piece.of(rows[here]), found_nd)
                 columns_nd[here] = found_nd
         return out
+
+    def _take_units(self, units: Units, rows: Rows, out: NDArray[np.generic]) -> None:
+        pieces = sorted((piece for _, piece in self._pieces), key=lambda piece: piece.left)
+        theirs = [piece.of(rows) for piece in pieces]
+        units.take([np.maximum(found, 0) for found in theirs], out)
+        for piece, found in zip(pieces, theirs, strict=True):
+            if piece.index is not None and (absent := found == ABSENT).any():
+                out[absent, piece.left : piece.right] = 0
 
     def read(self, start: int, stop: int) -> NDArray[np.generic]:
         """Return rows [start, stop): a view where they follow each other in one part."""
@@ -112,10 +140,16 @@ def _fill(part: Matrix, piece: Piece, rows: Rows, out_nd: NDArray[np.generic]) -
         _gather(part, rows, piece.first_column, out_nd)
 
 
+def _follow(rows: Rows) -> bool:
+    """Whether rows are several that follow each other."""
+    n = len(rows)
+    return n > 1 and rows[-1] - rows[0] == n - 1 and bool((np.diff(rows) == 1).all())
+
+
 def _gather(part: Matrix, rows: Rows, first_column: int, out_nd: NDArray[np.generic]) -> None:
     n, d = out_nd.shape
     columns = slice(first_column, first_column + d)
-    if n > 1 and rows[-1] - rows[0] == n - 1 and bool((np.diff(rows) == 1).all()):
+    if _follow(rows):
         out_nd[...] = part[int(rows[0]) : int(rows[0]) + n, columns]
     elif d < part.shape[1]:
         out_nd[...] = part[:, columns][rows] if isinstance(part, np.ndarray) else part.take(rows)[:, columns]

@@ -302,6 +302,37 @@ def test_nothing_can_be_extracted_into_a_virtual_store(tmp_path: Path, dna: Path
         StoreWriter(tmp_path / "both.zarr")
 
 
+@pytest.mark.parametrize("dims", [(384, 640), (384, 640, 128), (384, 136), (5, 3)])
+def test_rows_gathered_as_units_of_memory_are_those_of_the_parts(dims: tuple[int, ...], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = []
+    for number, dim in enumerate(dims):
+        values(300, dim, number).tofile(tmp_path / f"{number}")
+        arrays.append(np.memmap(tmp_path / f"{number}", np.float16, "r", shape=(300, dim)))
+    index = rng.integers(-1, 300, 300)
+    borders = np.cumsum([0, *dims]).tolist()
+    pieces = [
+        Piece(number, 0, 300, borders[number], borders[number + 1], index=index if number == 1 else None)
+        for number in range(len(dims))
+    ]
+    found = PiecedRows(arrays, pieces, (300, borders[-1]), np.dtype("float16"))
+    assert (found._units is not None) == all(2 * dim % 256 == 0 for dim in dims)
+    second = np.where(index[:, None] < 0, 0, arrays[1][index])
+    whole = np.concatenate([arrays[0], second, *arrays[2:]], axis=1)
+    for rows in (
+        rng.integers(0, 300, 2000),
+        np.arange(300)[::-1],
+        np.arange(20, 60),
+        np.array([7]),
+        np.array([], np.int64),
+    ):
+        np.testing.assert_array_equal(found.take(rows), whole[rows])
+        np.testing.assert_array_equal(found.take(rows, np.empty((len(rows), borders[-1]), np.float16)), whole[rows])
+    out = np.zeros((40, borders[-1] + 2), np.float16)
+    found.take(np.arange(40) * 7, out[:, 1:-1])
+    np.testing.assert_array_equal(out[:, 1:-1], whole[np.arange(40) * 7])
+
+
 def test_pieces_of_any_shape_read_like_the_array_they_are_cut_from() -> None:
     rng = np.random.default_rng(0)
     a, b = values(50, 6, 1), values(30, 4, 2)
