@@ -15,6 +15,7 @@ from embedcache import open_store
 from embedcache.errors import InputError, StoreError
 from embedcache.preflight import Options
 from embedcache.store import Store
+from tests.exchange.files import program
 from tests.letter_encoder import LetterEncoder
 from tests.stores import make_store, random_reads, run_extract, write_fasta
 
@@ -130,3 +131,23 @@ def test_xarray_reads_only_what_is_computed_with(store: Store, tokens: Store) ->
     ragged = tokens.to_xarray([])
     assert ragged["embeddings"].dims == ("token", "dim")
     np.testing.assert_array_equal(ragged["embeddings"].values[ragged["token_row"].values == 7], tokens[7])
+
+
+@pytest.mark.parametrize("workers", ["fork", "spawn"])
+def test_virtual_stores_leave_as_others_do(tmp_path: Path, workers: str) -> None:
+    for number in range(2):
+        fasta = write_fasta(tmp_path / f"{number}.fa", random_reads(300, seed=number), first=300 * number)
+        make_store(tmp_path / f"{number}.zarr", fasta)
+    program("concat", tmp_path / "0.zarr", tmp_path / "1.zarr", "-o", tmp_path / "both.zarr")
+    store = open_store(tmp_path / "both.zarr")
+    expected = store.take(np.arange(600))
+    loader: DataLoader[Any] = DataLoader(
+        store.to_torch(["id"]), batch_size=250, num_workers=2, multiprocessing_context=workers
+    )
+    batches = list(loader)
+    np.testing.assert_array_equal(torch.cat([batch["embedding"] for batch in batches]).numpy(), expected)
+    assert [name for batch in batches for name in batch["id"]] == [f"r{row}" for row in range(600)]
+    np.testing.assert_array_equal(store.to_xarray()["embeddings"][299:301].values, expected[299:301])
+    np.testing.assert_array_equal(store.to_anndata().X, expected)
+    program("export", store.path, "--to", "npy", "-o", tmp_path / "x.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
