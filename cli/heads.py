@@ -539,6 +539,7 @@ def sweep(
     ones are tried again, and runs of other points stay in the table. Ends with exit code 1 where a run failed.
     """
     from embedcache.errors import HeadError, Interrupted
+    from heads.feature_stores import Features
     from heads.head import read_json
     from heads.run_sweep import sweep as run_sweep
     from heads.sweep_plan import Sweep
@@ -550,6 +551,7 @@ def sweep(
     shared = [*context.args, *(["--select", select] if select else [])]
     for point in points.points:
         _parameters(features, shared, dict(point))
+    Features(features).open()  # what is wrong with it would be wrong with every run
 
     def train_one(point: Mapping[str, str], outdir: Path) -> Mapping[str, object]:
         given = _parameters(features, shared, point)

@@ -361,6 +361,8 @@ def test_a_sweep_says_what_failed_and_ends_with_1(rich, tmp_path):
 def test_a_value_that_cannot_be_read_stops_a_sweep_before_its_first_run(rich, tmp_path):
     result = run(tmp_path, "sweep", "--features", rich, "--vary", "c=1,x", "--output", "s")
     assert (result.exit_code, (tmp_path / "s").exists()) == (2, False)
+    said = refused(tmp_path, "sweep", "--features", "nowhere.zarr", "--vary", "c=1,2", "--output", "s")
+    assert "there is no store at nowhere.zarr" in said
 
 
 def test_a_sweep_of_quantities_chooses_by_their_own_metric(rich, tmp_path):
