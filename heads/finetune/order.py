@@ -66,8 +66,8 @@ class Order:
         numbers = np.arange(1, self.batches)
         borders = np.searchsorted(ends, ends[-1] * numbers / self.batches)
         # a row at least in every batch, however long one row may be
-        borders = np.minimum(np.maximum.accumulate(np.maximum(borders, numbers)), len(rows) - self.batches + numbers)
-        return np.split(rows, borders)
+        beyond = np.clip(np.maximum.accumulate(borders - numbers), 0, len(rows) - self.batches)
+        return np.split(rows, beyond + numbers)
 
     def _ticket(self, rows: Rows, epoch: int, number: int) -> Ticket:
         own = rows[self.process :: self.processes]
