@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,31 @@ from heads.finetune.tokens import TokenRows
 from heads.losses import Loss
 from heads.perceptrons import Perceptrons
 
-ENCODER, TOP, BATCH = "nt500m", 2, 16
+TOP, BATCH = 2, 16
 CPU = torch.device("cpu")
-SPREAD = (100, 430, 1024)
-"""Shortest, mean and longest read in letters."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of the real thing a run does."""
+
+    encoder: str
+    reads: int
+    spread: tuple[int, int, int]
+    """Shortest, mean and longest read in letters."""
+    repeats: int
+
+
+FULL, QUICK = Size("nt500m", 64, (100, 430, 1024), 3), Size("esm2-8m", 4, (20, 30, 40), 1)
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
     """Seconds of an epoch each way, and their ratios."""
-    reads, repeats, layers = (16, 1, 4) if quick else (64, 3, None)
-    encoder = load_encoder(ENCODER, random_weights=True, device="cpu", precision="float32", layers=layers)
+    size = QUICK if quick else FULL
+    encoder = load_encoder(size.encoder, random_weights=True, device="cpu", precision="float32")
     assert isinstance(encoder, TransformerEncoder)
     with tempfile.TemporaryDirectory() as folder:
-        rows, encoding = _rows(encoder, reads, Path(folder))
+        rows, encoding = _rows(encoder, size, Path(folder))
         bottom = encoder.layers - TOP
         states = store_states(Path(folder) / "states.zarr", rows, encoder, bottom, "float32", Progress(quiet=True))
         ways: dict[str, Callable[[], None]] = {
@@ -58,9 +71,9 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             "whole": _epoch(encoding, rows, ComputedStates(encoder, bottom)),
             "transformers": _peer(encoder, rows),
         }
-        seconds = _interleaved(ways, repeats)
+        seconds = _interleaved(ways, size.repeats)
     return {
-        "encoder": ENCODER,
+        "encoder": size.encoder,
         "layers": encoder.layers,
         "trained": TOP,
         "tokens": int(rows.lengths.sum()),
@@ -70,14 +83,14 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     }
 
 
-def _rows(encoder: TransformerEncoder, count: int, folder: Path) -> tuple[TokenRows, Encoding]:
-    reads = simulate_dna(count, SPREAD, np.random.default_rng(0))
+def _rows(encoder: TransformerEncoder, size: Size, folder: Path) -> tuple[TokenRows, Encoding]:
+    reads = simulate_dna(size.reads, size.spread, np.random.default_rng(0))
     fasta = folder / "reads.fa"
     fasta.write_text("".join(f">r{i}\n{read}\n" for i, read in enumerate(reads)))
     # the embeddings are not looked at: those of k-mers are there at once
     extract(open_source([str(fasta)]), load_encoder("kmer:1"), folder / "reads.zarr", Options(), Progress(quiet=True))
     encoding = encoding_of(encoder, Options())
-    return TokenRows.read(open_store(folder / "reads.zarr"), np.arange(count), encoding), encoding
+    return TokenRows.read(open_store(folder / "reads.zarr"), np.arange(size.reads), encoding), encoding
 
 
 def _epoch(encoding: Encoding, rows: TokenRows, states: StateSource) -> Callable[[], None]:

@@ -143,7 +143,7 @@ def _median(work: Callable[[], None], repeats: int, device: torch.device) -> flo
 
 def steps_of(device: torch.device) -> list[Step]:
     """At real size on a GPU; on a CPU, two layers and a few reads."""
-    return measure(device, reads=128, steps=5) if device.type == "cuda" else measure(device, reads=4, steps=1, layers=2)
+    return measure(device, reads=128, steps=5) if device.type == "cuda" else measure(device, reads=2, steps=1, layers=2)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from heads.finetune.training import Setting, Workshop, train_model
 from heads.fit import Fit, Recipe
 from heads.fitting import Fitted, say_nothing
 from heads.fitting import Progress as Told
+from heads.metrics import check_metric
 from heads.rounds import Setting as JudgingSetting
 from heads.rounds import judge_once
 from heads.splits import TRAIN, VAL
@@ -148,6 +149,8 @@ def _task(store: Store, shared: TrainOptions) -> Task:
     """What is learned of which rows."""
     task = load_task(store, shared.columns, kind=shared.task, positive=shared.positive)
     task, folds = split_task(store, task, shared.seed if shared.split_seed is None else shared.split_seed)
+    if shared.select is not None:
+        check_metric(task.target.kind, shared.select)
     if folds is not None:
         raise HeadError(
             f"--split {task.columns.split} has many folds, and heads finetune trains one: take a column, or none (60/20/20)"

@@ -12,7 +12,7 @@ from embedcache.errors import HeadError
 from heads.early_stopping import EarlyStopping
 from heads.fitting import Record
 
-JOURNAL = "journal.json"
+JOURNAL, BEST = "journal.json", "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,15 @@ def last_checkpoint(work: Path) -> Path | None:
 
 
 def check_same(work: Path, plan: dict[str, Any]) -> None:
-    """Write down what is trained, or hold it against what a training that is there already was.
+    """Write down what is trained, or hold it against the training that a checkpoint is of.
 
     Raises HeadError naming the first thing that differs.
     """
     file = work / "plan.json"
     plan = json.loads(json.dumps(plan, default=str))
-    if not file.exists():
+    if last_checkpoint(work) is None:
         work.mkdir(parents=True, exist_ok=True)
+        (work / BEST).unlink(missing_ok=True)
         write_durably(file, [to_json(plan)])
         return
     try:

@@ -24,14 +24,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from embedcache.errors import HeadError
 from heads.adamw import BETAS, EPSILON
 from heads.finetune.batch import Batch
-from heads.finetune.journal import Journal, Judgement
+from heads.finetune.journal import BEST, Journal, Judgement
 from heads.finetune.model import FinetuneModel
 from heads.finetune.order import EpochLoader, Identity, Order, Ticket, Tickets
 from heads.finetune.rates import ParameterGroup
 from heads.fitting import Record
 from heads.metrics import better
-
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)

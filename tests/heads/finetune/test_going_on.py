@@ -100,8 +100,9 @@ def refused_in(folder: Path, *options: str) -> str:
 
 
 def test_a_folder_of_another_training_is_not_gone_on_with(ground):
-    refused_in(ground, "--mode", "full", "--lr", "1e18", "--clip", "0", "--output", "other")  # leaves its folder
-    sentence = refused_in(ground, "--mode", "full", "--lr", "2e-5", "--clip", "0", "--output", "other")
+    astray = ("--mode", "full", "--lr", "1e18", "--clip", "0", "--batch", "16", "--save-steps", "1")
+    refused_in(ground, *astray, "--output", "other")  # leaves the checkpoint of its first step
+    sentence = refused_in(ground, "--mode", "full", "--lr", "2e-5", "--clip", "0", "--batch", "16", "--output", "other")
     assert re.search(r"begun with lr 1e\+18, and this one has 2e-05.*--restart", sentence)
     done = run(ground, "finetune", *QUICK, "--mode", "frozen", "--epochs", "1", "--output", "other", "--restart")
     assert done.exit_code == 0
