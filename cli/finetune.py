@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,20 +32,32 @@ OF_THE_HEAD = (
 """Those of its ``--head mlp``; epochs, batch, schedule and patience are the encoder's too."""
 
 
+HELP = {
+    "head_epochs": "Most epochs.  [5; frozen 20]",
+    "head_batch": "Rows of a batch.  [32; frozen 256]",
+    "head_patience": "Stop after so many epochs without a better --select on validation rows; 0 for never.  [3; frozen 5]",
+    "head_schedule": "How the learning rates change.  [onecycle]",
+    "head_warmup": "Share of all steps in which they rise.  [0.1]",
+    "head_dropout": "Share of the head's hidden values dropped in training.  [0.1]",
+    "head_hidden": "Widths of the head's hidden layers.  [512]",
+    "class_weight": "What the loss of a class is multiplied by.  [none]",
+    "output": "Run directory; OUTPUT.training beside it holds the checkpoints.  [runs/STORE-finetune-MODE]",
+}
+"""What shared options are said to be where the words of `heads train` do not fit."""
+
+
 def finetune_command(train: click.Command) -> click.Command:
     """Make the command out of its own options and those that it shares with `heads train`."""
-    shared = [option for option in train.params if option.name in (*SHARED, *OF_THE_HEAD)]
-    command = _own_options(click.command("finetune", help=_finetune.__doc__, params=shared)(_finetune))
-    for option in command.params:
-        if isinstance(option, click.Option) and option.name in OF_THE_HEAD:
-            option.help = str(option.help).partition(") ")[2]
-    return command
-
-
-def _own_options(command: click.Command) -> click.Command:
+    own: Any = input_options(_finetune)
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return input_options(command)  # type: ignore[return-value]
+        own = option(own)
+    command = click.command("finetune")(own)
+    for name in (*OF_THE_HEAD, *SHARED):
+        shared = copy(next(option for option in train.params if option.name == name))
+        assert isinstance(shared, click.Option)
+        shared.help = HELP.get(name, str(shared.help).removeprefix("(mlp) "))
+        command.params.append(shared)
+    return command
 
 
 _OPTIONS = (
@@ -165,8 +178,10 @@ def _source(given: dict[str, Any]) -> Path | InputOptions:
     given["inputs"] = (*given["inputs"], *given.pop("more_inputs"))
     records = InputOptions(**{name: given.pop(name) for name in INPUT_NAMES if name in given})
     features: Path | None = given.pop("features")
-    if (features is None) == (not records.inputs):
-        raise click.UsageError("name the rows: --features STORE, or --input FILE with --model")
+    if (features is None) == (not records.inputs and records.genome is None):
+        raise click.UsageError(
+            "name the rows: --features STORE, or --input FILE (or --genome and --sites) with --model"
+        )
     if features is not None:
         return features
     if given["model"] is None:

@@ -25,15 +25,13 @@ from threadpoolctl import threadpool_limits
 import embedcache
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
-from embedcache.extract import extract
 from embedcache.input_options import InputOptions
 from embedcache.progress import Progress
-from embedcache.sources import open_records
 from embedcache.store import Store
 from heads import report, runs, saved_baselines
 from heads.certificates import Certificates, certify_task
 from heads.features import pick_device
-from heads.finetune.ground import EncoderChoice, check_trainable, choose_encoding, features_of
+from heads.finetune.ground import EncoderChoice, check_trainable, choose_encoding, features_of, keep_records
 from heads.finetune.journal import check_same
 from heads.finetune.options import FinetuneOptions, require_packages
 from heads.finetune.processes import Processes
@@ -102,11 +100,10 @@ def finetune(
     if isinstance(source, InputOptions):
         with processes.first_does() as mine:
             if mine:
-                encoder = choice.load(str(processes.device))
-                extract(open_records(source), encoder, features, choice.extraction, progress)
+                keep_records(source, choice, str(processes.device), features, progress)
     rows = embedcache.open_store(features)
 
-    encoding = choose_encoding(choice, rows, str(processes.device))
+    encoding = choose_encoding(choice, rows, str(processes.device), as_stored=isinstance(source, InputOptions))
     check_trainable(encoding, options, rows)
     task = _task(rows, shared)
     with processes.first_does() as mine:
@@ -185,7 +182,10 @@ def _plan(
 
 def _named(source: Path | InputOptions) -> Path:
     """What a run is called after."""
-    return source if isinstance(source, Path) else Path(Path(source.inputs[0].partition(":")[0]).name.partition(".")[0])
+    if isinstance(source, Path):
+        return source
+    first = (*source.inputs, *source.sites)[0].partition(":")[0]
+    return Path(Path(first).name.partition(".")[0])
 
 
 def _forget(work: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedcache.encoders import load_encoder
@@ -11,7 +11,7 @@ from embedcache.encoders.trainable import DropoutRates, TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoders.trunk import TrunkConfig
 from embedcache.encoding import Encoding
-from embedcache.errors import HeadError
+from embedcache.errors import HeadError, ModelError
 from embedcache.extract import extract
 from embedcache.input_options import InputOptions
 from embedcache.preflight import Options, encoding_of
@@ -60,13 +60,21 @@ class EncoderChoice:
         )
 
 
-def choose_encoding(choice: EncoderChoice, store: Store, device: str) -> Encoding:
-    """The encoder and readout by name, or those of the store; raises ModelError where they cannot be had."""
-    if choice.name is not None:
+def keep_records(records: InputOptions, choice: EncoderChoice, device: str, place: Path, progress: Progress) -> None:
+    """Keep the records of an input as a store of the encoder's embeddings, as `embedcache extract` does."""
+    options = replace(
+        choice.extraction, views=records.views, center=records.center, edge=records.edge, strands=records.strands
+    )
+    extract(open_records(records, choice.name), choice.load(device), place, options, progress)
+
+
+def choose_encoding(choice: EncoderChoice, store: Store, device: str, *, as_stored: bool = False) -> Encoding:
+    """The encoder and readout by name, or, `as_stored`, what the store says; raises an error where it cannot be had."""
+    if choice.name is not None and not as_stored:
         return encoding_of(choice.load(device), choice.extraction, store.column_names)
     try:
-        return RawFeatures.load(encoder_record(store), store.fingerprint, device=device).encoding
-    except HeadError as error:
+        return RawFeatures.load(encoder_record(store), store.fingerprint, model=choice.name, device=device).encoding
+    except ModelError as error:
         raise HeadError(
             f"the encoder of {store.path} is not to be had again: name one with --model ({error})"
         ) from None

@@ -164,3 +164,13 @@ def _compare(store, encoder, options) -> None:
     with torch.no_grad():
         found = model.features(inputs.inputs(some))
     np.testing.assert_allclose(found, store.take(some), atol=2e-5)
+
+
+def test_an_input_is_kept_as_a_store_with_the_contexts_that_were_asked_for(ground):
+    options = ["--mode", "top", "--top-layers", "1", "--epochs", "1", "--bootstrap", "0", "--near", "0"]
+    shared = ["--model", "model", "--input", "reads.tsv", "--context", "15", "--side", "all"]
+    run(ground, "finetune", *shared, *options, "--output", "contexts")
+    kept = open_store(ground / "contexts.zarr")
+    assert [block.name for block in kept.blocks] == ["upstream_15", "downstream_15", "both_15"]
+    tuned = open_store(ground / "contexts" / "features.zarr")
+    assert (tuned.dim, len(tuned)) == (kept.dim, len(kept))
