@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.logistic import simulate, timed
-from heads.boosting import BoostingOptions, fit
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
+from heads.data.target import Doubles, Examples, Target
 from heads.fitting import Fitted, Problem
-from heads.metrics import score
-from heads.target import Doubles, Examples, Target
+from heads.judging.metrics import score
+from heads.trees.boosting import BoostingOptions, fit
 
 REPEATS = 3
 

@@ -31,13 +31,13 @@ from embedcache.extract import extract
 from embedcache.preflight import Options, encoding_of
 from embedcache.progress import Progress
 from embedcache.sources import open_source
-from heads.features import Rows, Standardisation
+from heads.data.features import Rows, Standardisation
 from heads.finetune.batch import Batch, StateSource, TokenInputs
 from heads.finetune.model import FinetuneModel, Products
 from heads.finetune.states import ComputedStates, StoredStates, store_states
 from heads.finetune.tokens import TokenRows
-from heads.losses import Loss
-from heads.perceptrons import Perceptrons
+from heads.perceptron.losses import Loss
+from heads.perceptron.perceptrons import Perceptrons
 
 TOP, BATCH = 2, 16
 CPU = torch.device("cpu")

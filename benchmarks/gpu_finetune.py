@@ -33,13 +33,13 @@ from embedcache.packing import cut_windows
 from embedcache.passages import Passages
 from embedcache.preflight import Options, encoding_of
 from embedcache.tokens import Tokens
-from heads.features import Standardisation
+from heads.data.features import Standardisation
 from heads.finetune.batch import Batch, StateSource, TokenInputs
 from heads.finetune.model import FinetuneModel, Products
 from heads.finetune.states import ComputedStates
 from heads.finetune.tokens import Selection, TokenRows
-from heads.losses import Loss
-from heads.perceptrons import Perceptrons
+from heads.perceptron.losses import Loss
+from heads.perceptron.perceptrons import Perceptrons
 
 ENCODER, TOP, SPREAD = "nt500m", 4, (100, 430, 1024)
 

@@ -20,7 +20,7 @@ import torch
 
 from embedcache.search.near_duplicates import Pairs, near_duplicates
 from embedcache.search.standardising import standardise
-from heads.features import ArrayRows, Rows, RowSource, Standardisation, raw_blocks
+from heads.data.features import ArrayRows, Rows, RowSource, Standardisation, raw_blocks
 
 T = TypeVar("T")
 Singles = npt.NDArray[np.float32]

@@ -23,12 +23,12 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from embedcache.search.standardising import standardise
-from heads.features import ArrayRows, Design
-from heads.kernel import NoKernel, find_kernel
-from heads.logistic_grid import LogisticGrid, fit_grid
-from heads.moments import Basis, eigenbasis
-from heads.target import Codes, Doubles, Target
-from heads.weights import class_weights as weights_by_class
+from heads.data.features import ArrayRows, Design
+from heads.data.moments import Basis, eigenbasis
+from heads.data.target import Codes, Doubles, Target
+from heads.data.weights import class_weights as weights_by_class
+from heads.linear.kernel import NoKernel, find_kernel
+from heads.linear.logistic_grid import LogisticGrid, fit_grid
 
 T = TypeVar("T")
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from heads.bootstrap import evaluate_all, resample
-from heads.metrics import METRICS_OF, evaluate
-from heads.statistics import statistics_of
-from heads.target import Codes, Doubles, Target
+from heads.data.target import Codes, Doubles, Target
+from heads.judging.bootstrap import evaluate_all, resample
+from heads.judging.metrics import METRICS_OF, evaluate
+from heads.judging.statistics import statistics_of
 
 GATE = 1e-9
 """Largest difference to scikit-learn on the same resample."""

@@ -25,11 +25,11 @@ import torch
 
 from benchmarks.logistic import simulate
 from embedcache.encoders.linear import product_type
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
+from heads.data.target import Examples, Target
 from heads.fitting import Problem
-from heads.metrics import score
-from heads.mlp import MLPOptions, fit
-from heads.target import Examples, Target
+from heads.judging.metrics import score
+from heads.perceptron.mlp import MLPOptions, fit
 
 HIDDEN, DROPOUT, LR, BATCH, LARGE_BATCH = 512, 0.1, 3e-4, 256, 1024
 CLOSE = 0.01

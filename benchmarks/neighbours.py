@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from benchmarks.logistic import simulate, timed
 from embedcache.search.nearest import ExactSearch
-from heads.features import Rows
+from heads.data.features import Rows
 
 K = 20
 JUDGED = 200

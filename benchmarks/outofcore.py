@@ -90,13 +90,13 @@ def fit_store(path: Path) -> dict[str, float]:
     """Fit the grid on all rows of a store, and report seconds, passes, and this process's peaks of memory."""
     from embedcache import open_store
     from embedcache.search.standardising import standardise
-    from heads.features import Design
-    from heads.labels import read_labels
-    from heads.logistic import STRENGTHS
-    from heads.logistic_grid import fit_grid
-    from heads.moments import eigenbasis
-    from heads.target import Target
-    from heads.weights import class_weights
+    from heads.data.features import Design
+    from heads.data.labels import read_labels
+    from heads.data.moments import eigenbasis
+    from heads.data.target import Target
+    from heads.data.weights import class_weights
+    from heads.linear.logistic import STRENGTHS
+    from heads.linear.logistic_grid import fit_grid
 
     peak = Peak()
     peak.start()

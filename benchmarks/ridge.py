@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.logistic import GATE, simulate, timed
 from embedcache.search.standardising import standardise
-from heads.features import ArrayRows, Design, Standardisation
-from heads.gram import Spectrum, spectrum
-from heads.ridge import ALPHAS, RidgePath, fit_path
+from heads.data.features import ArrayRows, Design, Standardisation
+from heads.data.gram import Spectrum, spectrum
+from heads.linear.ridge import ALPHAS, RidgePath, fit_path
 
 Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]

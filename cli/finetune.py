@@ -128,8 +128,8 @@ def _finetune(**given: Any) -> None:
     from tqdm import tqdm
 
     from embedcache.errors import Interrupted
-    from heads import report
     from heads.finetune.finetune import finetune
+    from heads.running import report
 
     source = _source(given)
     with tqdm(total=0, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:
@@ -161,7 +161,7 @@ def _finetune(**given: Any) -> None:
     if done is None:
         return
     if given["log"] is not None:
-        from heads.training_log import append_to_log
+        from heads.running.training_log import append_to_log
 
         append_to_log(done.outdir, given["log"])
     for part in [part for part in ("val", "test") if part in done.results[0].parts]:
@@ -246,13 +246,13 @@ def _choice(given: dict[str, Any]) -> Any:
 
 def _shared(given: dict[str, Any]) -> Any:
     """What `heads train` would be asked for the same."""
-    from heads.certificate import THRESHOLD
-    from heads.decisions import DecisionOptions
-    from heads.mlp_options import MLPOptions
-    from heads.prior import parse_prior
-    from heads.results import Judging
-    from heads.task import Columns
-    from heads.train import TrainOptions
+    from heads.deciding.decisions import DecisionOptions
+    from heads.deciding.prior import parse_prior
+    from heads.judging.results import Judging
+    from heads.perceptron.mlp_options import MLPOptions
+    from heads.running.train import TrainOptions
+    from heads.splitting.certificate import THRESHOLD
+    from heads.splitting.task import Columns
 
     if given["threshold_by_stratum"] and given["strata"] is None:
         raise click.UsageError("--threshold-by-stratum needs the strata: name their column with --strata")

@@ -15,13 +15,13 @@ from cli.head_options import check_kind, class_weights, head_options, options_of
 from cli.training_log import log_command
 
 if TYPE_CHECKING:
-    from heads.aggregation import How
-    from heads.decisions import DecisionOptions
-    from heads.detection_rule import DetectionRule
-    from heads.feature_stores import Features
-    from heads.prediction_file import ByParent
-    from heads.task import Columns
-    from heads.train import Training
+    from heads.data.feature_stores import Features
+    from heads.deciding.decisions import DecisionOptions
+    from heads.judging.aggregation import How
+    from heads.judging.detection_rule import DetectionRule
+    from heads.running.prediction_file import ByParent
+    from heads.running.train import Training
+    from heads.splitting.task import Columns
 
 FOLDER = click.Path(path_type=Path)
 DEVICE = click.option(
@@ -213,7 +213,7 @@ def train(features: tuple[str, ...], output: Path | None, overwrite: bool, **giv
     """
     done = _train(features, output, overwrite, given, click.echo)
 
-    from heads import report
+    from heads.running import report
 
     asked = click.get_current_context().get_parameter_source("threshold")
     if done.results[0].decisions.thresholds is None and asked is click.core.ParameterSource.COMMANDLINE:
@@ -235,11 +235,11 @@ def _checked(
     features: Features, output: Path | None, overwrite: bool, given: dict[str, Any]
 ) -> tuple[Columns, DecisionOptions, tuple[DetectionRule, ...]]:
     """What is asked of a training, as objects: mistakes are found here, before torch and all that needs it is loaded."""
-    from heads import runs
-    from heads.decisions import DecisionOptions
-    from heads.detection_rule import DetectionRule
-    from heads.prior import parse_prior
-    from heads.task import Columns, check_columns
+    from heads.deciding.decisions import DecisionOptions
+    from heads.deciding.prior import parse_prior
+    from heads.judging.detection_rule import DetectionRule
+    from heads.running import runs
+    from heads.splitting.task import Columns, check_columns
 
     columns = Columns(given["label"], given["split"], given["group"], given["strata"], given["weight"])
     check_columns(features.open(), columns, {"--detect-by": given["detect_by"]})
@@ -258,7 +258,7 @@ def _checked(
 
 def _train(stores: tuple[str, ...], output: Path | None, overwrite: bool, given: dict[str, Any], say: Any) -> Training:
     """Train with the parameters of the command `train`."""
-    from heads.feature_stores import Features
+    from heads.data.feature_stores import Features
 
     features = Features(stores, _names(given["blocks"]), given["labels"])
     kind, near, steps = given["kind"], given["near"], given["steps"]
@@ -270,12 +270,12 @@ def _train(stores: tuple[str, ...], output: Path | None, overwrite: bool, given:
     weights = class_weights(given["class_weight"], given["pos_weight"])
     columns, decisions, detect = _checked(features, output, overwrite, given)
 
-    from heads.certificate import THRESHOLD
-    from heads.kinds import HEAD_KINDS
-    from heads.results import Judging
+    from heads.judging.results import Judging
+    from heads.running.train import TrainOptions
+    from heads.running.train import train as train_head
+    from heads.saving.kinds import HEAD_KINDS
+    from heads.splitting.certificate import THRESHOLD
     from heads.steps import StepsOptions
-    from heads.train import TrainOptions
-    from heads.train import train as train_head
 
     if kind in ("ridge", "quantile") and given["task"] == "auto":
         given["task"] = "regression"
@@ -342,9 +342,9 @@ def predict(
     **raw: Any,
 ) -> None:
     """Score every row of a store, or of sequence files, with the head of RUN; no labels are needed."""
-    from heads.feature_stores import Features
-    from heads.predict import encoder_of, predict_sequences
-    from heads.predict import predict as predict_rows
+    from heads.data.feature_stores import Features
+    from heads.running.predict import encoder_of, predict_sequences
+    from heads.running.predict import predict as predict_rows
 
     if bool(features) == bool(inputs):
         raise click.UsageError("name the rows: --features STORE, or --input FILE")
@@ -379,7 +379,7 @@ def predict(
 
 
 def _by_parent(aggregate: How | None, by: str | None) -> ByParent | None:
-    from heads.prediction_file import ByParent
+    from heads.running.prediction_file import ByParent
 
     if aggregate is None and by is not None:
         raise click.UsageError("--by names the parents of windows: say how to put these together with --aggregate")
@@ -424,11 +424,11 @@ def evaluate(
     device: str,
 ) -> None:
     """Judge the head of RUN on a store with labels."""
-    from heads import report
-    from heads.detection_rule import DetectionRule
-    from heads.evaluate import evaluate_run, write_evaluation
-    from heads.feature_stores import Features
-    from heads.results import Judging
+    from heads.data.feature_stores import Features
+    from heads.judging.detection_rule import DetectionRule
+    from heads.judging.results import Judging
+    from heads.running import report
+    from heads.running.evaluate import evaluate_run, write_evaluation
 
     stores = Features(features, labels=labels)
     judged = evaluate_run(
@@ -477,8 +477,8 @@ def export(run_directory: Path, form: str, output: Path | None, overwrite: bool)
     stratum are in its metadata and not applied, conformal sets are not in it.
     """
     from embedcache.errors import HeadError
-    from heads.export import export_onnx, export_sklearn, refuse_existing
-    from heads.open_run import open_run
+    from heads.running.open_run import open_run
+    from heads.saving.export import export_onnx, export_sklearn, refuse_existing
 
     opened = open_run(run_directory)
     output = output or run_directory / ("head.onnx" if form == "onnx" else "sklearn")
@@ -539,11 +539,11 @@ def sweep(
     ones are tried again, and runs of other points stay in the table. Ends with exit code 1 where a run failed.
     """
     from embedcache.errors import HeadError, Interrupted
-    from heads.feature_stores import Features
+    from heads.data.feature_stores import Features
     from heads.head import read_json
-    from heads.run_sweep import sweep as run_sweep
-    from heads.sweep_plan import Sweep
-    from heads.sweep_tables import summary
+    from heads.running.run_sweep import sweep as run_sweep
+    from heads.running.sweep_plan import Sweep
+    from heads.running.sweep_tables import summary
 
     if (plan is None) == (not vary):
         raise click.UsageError("say what varies: --vary OPTION=V,V or --plan FILE")

@@ -17,7 +17,7 @@ def log_command(run_directory: Path, file: Path) -> None:
 
     The change is against the run that it went on from (--init, --init-head, --model RUN).
     """
-    from heads.training_log import append_to_log
+    from heads.running.training_log import append_to_log
 
     added = append_to_log(run_directory, file)
     click.echo(f"{run_directory} is {'now' if added else 'already'} in {file}")

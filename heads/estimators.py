@@ -18,14 +18,16 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from embedcache.search.nearest import Metric
-from heads import boosting, neighbours, prototype
-from heads.boosting import BoostingOptions
-from heads.features import ArrayRows
+from heads import neighbours
+from heads.data.features import ArrayRows
+from heads.data.target import Doubles, Examples, Target
+from heads.data.weights import ClassWeight
 from heads.fitting import Fitted, Problem, Scalar
+from heads.linear import prototype
+from heads.linear.prototype import PrototypeOptions
 from heads.neighbours import Index, KNNOptions, Vote
-from heads.prototype import PrototypeOptions
-from heads.target import Doubles, Examples, Target
-from heads.weights import ClassWeight
+from heads.trees import boosting
+from heads.trees.boosting import BoostingOptions
 
 GivenWeight = Literal["balanced"] | Mapping[Any, float] | None
 """None, "balanced", or {class: weight}; of several labels {number of the label: weight of its ones}."""
@@ -114,9 +116,9 @@ def _class_weight(given: GivenWeight) -> ClassWeight:
 
 
 class LightGBMClassifierHead(_Classifier):
-    """LightGBM with the settings for embeddings of `heads.boosting`, all rounds, no early stop.
+    """LightGBM with the settings for embeddings of `heads.trees.boosting`, all rounds, no early stop.
 
-    Parameters are those of `heads.boosting.BoostingOptions`; `feature_fraction` None is its default.
+    Parameters are those of `heads.trees.boosting.BoostingOptions`; `feature_fraction` None is its default.
     """
 
     def __init__(
@@ -148,9 +150,9 @@ class LightGBMClassifierHead(_Classifier):
 
 
 class LightGBMRegressorHead(_Regressor):
-    """LightGBM with the settings for embeddings of `heads.boosting`, all rounds, no early stop; mean or `quantiles`.
+    """LightGBM with the settings for embeddings of `heads.trees.boosting`, all rounds, no early stop; mean or `quantiles`.
 
-    Parameters are those of `heads.boosting.BoostingOptions`; `feature_fraction` None is its default.
+    Parameters are those of `heads.trees.boosting.BoostingOptions`; `feature_fraction` None is its default.
     """
 
     def __init__(
@@ -250,7 +252,7 @@ def _fit_neighbours(head: KNNClassifierHead | KNNRegressorHead, problem: Problem
 
 
 class PrototypeHead(_Classifier):
-    """The nearest class mean after whitening (`heads.prototype`), with the given shrinkage of the covariance."""
+    """The nearest class mean after whitening (`heads.linear.prototype`), with the given shrinkage of the covariance."""
 
     _labels = False
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from heads.features import MEMORY_BYTES, RowSource
+from heads.data.features import MEMORY_BYTES, RowSource
+from heads.data.target import Examples, Target
 from heads.head import Head
-from heads.target import Examples, Target
 
 Scalar = str | int | float | bool | None
 Record = Mapping[str, Scalar]
@@ -38,7 +38,7 @@ class Problem:
     train: Examples
     val: Examples
     select: str
-    """The metric (`heads.metrics.METRICS`) on the validation rows that stops a fit early and chooses from a grid."""
+    """The metric (`heads.judging.metrics.METRICS`) on the validation rows that stops a fit early and chooses from a grid."""
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory_bytes: int = MEMORY_BYTES

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from embedcache.errors import HeadError
-from heads.features import Rows, RowSource
-from heads.target import Doubles
+from heads.data.features import Rows, RowSource
+from heads.data.target import Doubles
 
 TENSORS = "head.safetensors"
 
@@ -66,7 +66,7 @@ class Head(Protocol):
         """Invert `save`.
 
         Raises KeyError, TypeError, ValueError, OSError or SafetensorError where files or settings do not make a head;
-        `heads.saved` turns these into a sentence.
+        `heads.saving.saved` turns these into a sentence.
         """
         ...
 

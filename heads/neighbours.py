@@ -20,13 +20,13 @@ import torch
 from embedcache.errors import HeadError
 from embedcache.search.approximate import Approximate, ApproximateSearch, recall
 from embedcache.search.nearest import ExactSearch, Metric, Neighbours
-from heads.features import BLOCK_ROWS, Rows, RowSource
+from heads.data.features import BLOCK_ROWS, Rows, RowSource
+from heads.data.target import Doubles, Kind, Target
+from heads.data.weights import ClassWeight, row_weights
 from heads.fitting import Fitted, Problem, Record
 from heads.head import Settings, load_tensors, save_tensors
 from heads.json_values import number, numbers, whole
-from heads.metrics import better, score
-from heads.target import Doubles, Kind, Target
-from heads.weights import ClassWeight, row_weights
+from heads.judging.metrics import better, score
 
 Vote = Literal["count", "similarity"]
 Index = Literal["exact"] | Approximate

@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
-from heads.features import Design, Rows, RowSource, Standardisation, Values
-from heads.gram import spectrum
+from heads.data.features import Design, Rows, RowSource, Standardisation, Values
+from heads.data.gram import spectrum
 from heads.head import load_tensors, save_tensors
 
 FILE = "steps.safetensors"

@@ -21,7 +21,7 @@ from embedcache.preflight import Options, _shard_rows
 from embedcache.store import Commit, Store
 from embedcache.throughput import Throughput, read_throughput
 from embedcache.tokens import Tokens
-from heads.feature_stores import Features
+from heads.data.feature_stores import Features
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta
 from tests.test_store import ATTRIBUTES

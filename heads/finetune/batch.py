@@ -19,11 +19,11 @@ from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
 from embedcache.tokens import Tokens
-from heads.features import Rows
+from heads.data.features import Rows
+from heads.data.standardised_rows import StandardisedRows
 from heads.finetune.tokens import Selection, TokenRows
 from heads.finetune.vectors import Reading
-from heads.mixup import Mix
-from heads.standardised_rows import StandardisedRows
+from heads.perceptron.mixup import Mix
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of n rows with their truth (`heads.losses`)."""
+    """Inputs of n rows with their truth (`heads.perceptron.losses`)."""
 
     positions: Rows
     """Among the training rows."""

@@ -2,7 +2,7 @@
 
 RUN/encoder/         the encoder as it was trained, in its published format (or its adapters)
 RUN/features.zarr    the rows as that encoder sees them: what the head of the run reads
-RUN/...              all that `heads train` writes (`heads.runs`)
+RUN/...              all that `heads train` writes (`heads.running.runs`)
 
 While it runs, checkpoints, cached states and the plan lie in RUN.training, from which the same command goes on.
 """
@@ -28,24 +28,22 @@ from embedcache.errors import HeadError
 from embedcache.input_options import InputOptions
 from embedcache.progress import Progress
 from embedcache.store import Store
-from heads import report, runs, saved_baselines
-from heads.certificates import Certificates, certify_task
-from heads.features import pick_device
+from heads.baselines import saved_baselines
+from heads.data.features import pick_device
 from heads.finetune.ground import EncoderChoice, check_trainable, choose_encoding, features_of, keep_records
 from heads.finetune.journal import check_same
 from heads.finetune.options import FinetuneOptions, require_packages
 from heads.finetune.processes import Processes
 from heads.finetune.save import load_tuned, save_encoder
 from heads.finetune.training import Setting, Workshop, train_model
-from heads.fit import Fit, Recipe
 from heads.fitting import Fitted, say_nothing
 from heads.fitting import Progress as Told
-from heads.metrics import check_metric
-from heads.rounds import Setting as JudgingSetting
-from heads.rounds import judge_once
-from heads.splits import TRAIN, VAL
-from heads.task import Task, load_task, split_task
-from heads.train import (
+from heads.judging.metrics import check_metric
+from heads.running import report, runs
+from heads.running.fit import Fit, Recipe
+from heads.running.rounds import Setting as JudgingSetting
+from heads.running.rounds import judge_once
+from heads.running.train import (
     Training,
     TrainOptions,
     account,
@@ -56,7 +54,10 @@ from heads.train import (
     recipe_of,
     save_heads,
 )
-from heads.write_run import write_run
+from heads.running.write_run import write_run
+from heads.splitting.certificates import Certificates, certify_task
+from heads.splitting.splits import TRAIN, VAL
+from heads.splitting.task import Task, load_task, split_task
 
 Say = Callable[[str], None]
 TRAINING, FEATURES = ".training", "features.zarr"

@@ -22,7 +22,7 @@ from embedcache.sources import open_records
 from embedcache.store import Store, open_store
 from embedcache.views import MIDDLE
 from heads.finetune.options import FinetuneOptions
-from heads.runs import MANIFEST
+from heads.running.runs import MANIFEST
 
 
 @dataclass(frozen=True)

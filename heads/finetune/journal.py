@@ -9,8 +9,8 @@ from typing import Any
 
 from embedcache.commit import to_json, write_durably
 from embedcache.errors import HeadError
-from heads.early_stopping import EarlyStopping
 from heads.fitting import Record
+from heads.perceptron.early_stopping import EarlyStopping
 
 JOURNAL, BEST = "journal.json", "best.safetensors"
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from embedcache.encoders.readout import Readout
 from embedcache.encoders.trainable import TrainableTrunk
-from heads.features import Standardisation
+from heads.data.features import Standardisation
 from heads.finetune.batch import Batch, Inputs
-from heads.losses import Loss
-from heads.perceptrons import Dropout, Perceptrons
+from heads.perceptron.losses import Loss
+from heads.perceptron.perceptrons import Dropout, Perceptrons
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from embedcache.errors import HeadError
-from heads.mlp_options import MLPOptions
+from heads.perceptron.mlp_options import MLPOptions
 
 Mode = Literal["frozen", "top", "full"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from heads.features import Rows
-from heads.sampling import EpochSampler
+from heads.data.features import Rows
+from heads.data.sampling import EpochSampler
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from embedcache.packing import Windows, cut_windows
 from embedcache.passages import Passages
 from embedcache.store import Store
 from embedcache.tokens import Tokens
-from heads.features import Rows
+from heads.data.features import Rows
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,14 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from embedcache.errors import HeadError
-from heads.adamw import BETAS, EPSILON
 from heads.finetune.batch import Batch
 from heads.finetune.journal import BEST, Journal, Judgement
 from heads.finetune.model import FinetuneModel
 from heads.finetune.order import EpochLoader, Identity, Order, Ticket, Tickets
 from heads.finetune.rates import ParameterGroup
 from heads.fitting import Record
-from heads.metrics import better
+from heads.judging.metrics import better
+from heads.perceptron.adamw import BETAS, EPSILON
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from embedcache.errors import HeadError
 from embedcache.packing import pack
 from embedcache.progress import Progress
 from embedcache.store import Store, open_store
-from heads.features import Rows, Standardisation
+from heads.data.features import Rows, Standardisation
+from heads.data.standardised_rows import StandardisedRows
+from heads.data.target import Codes
 from heads.finetune.batch import Batch, FeatureInputs, InputSource, Mask, StateSource, TokenInputs
 from heads.finetune.ground import dropout_rates
 from heads.finetune.journal import Journal, Judgement, last_checkpoint
@@ -35,19 +37,17 @@ from heads.finetune.rates import parameter_groups
 from heads.finetune.states import ComputedStates, StoredStates, store_states
 from heads.finetune.tokens import TokenRows
 from heads.finetune.trackers import trackers_at
-from heads.fit import Recipe
 from heads.fitting import Fitted, Problem, Record
 from heads.fitting import Progress as Told
-from heads.losses import predictions
-from heads.metrics import score
-from heads.mlp import first_heads, prepare
-from heads.mlp_model import MLPModel
-from heads.mlp_training import RESCALING_ROWS, rescaling
-from heads.schedule import rate
-from heads.splits import TRAIN, VAL
-from heads.standardised_rows import StandardisedRows
-from heads.target import Codes
-from heads.task import Task
+from heads.judging.metrics import score
+from heads.perceptron.losses import predictions
+from heads.perceptron.mlp import first_heads, prepare
+from heads.perceptron.mlp_model import MLPModel
+from heads.perceptron.mlp_training import RESCALING_ROWS, rescaling
+from heads.perceptron.schedule import rate
+from heads.running.fit import Recipe
+from heads.splitting.splits import TRAIN, VAL
+from heads.splitting.task import Task
 
 JUDGED_TOKENS = 16_384
 """Tokens, or rows of features, that are judged together."""

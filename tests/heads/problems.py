@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
+from heads.data.target import Examples, Target
 from heads.fitting import Problem
-from heads.metrics import score
-from heads.mlp import MLPOptions, fit
-from heads.target import Examples, Target
+from heads.judging.metrics import score
+from heads.perceptron.mlp import MLPOptions, fit
 from tests.heads.stores import planted
 
 ROWS, TRAIN, DIM = 900, 600, 12

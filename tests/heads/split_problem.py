@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
+from heads.data.target import Examples, Target
 from heads.fitting import Problem
-from heads.target import Examples, Target
 
 
 def split_problem(kind: Any, X: Any, values: Any, select: str, names: Any = None, weights: Any = None) -> Problem:

@@ -12,10 +12,10 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
 from embedcache.errors import HeadError
-from heads.aggregation import Aggregation
-from heads.decisions import Decisions
-from heads.parents import Parents
-from heads.thresholds import Thresholds
+from heads.deciding.decisions import Decisions
+from heads.deciding.thresholds import Thresholds
+from heads.judging.aggregation import Aggregation
+from heads.judging.parents import Parents
 from tests.heads.program import refused, run
 from tests.heads.stores import planted, write_store
 

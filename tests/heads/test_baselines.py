@@ -12,12 +12,12 @@ from sklearn.preprocessing import StandardScaler
 
 from embedcache import load_encoder, open_store
 from embedcache.errors import HeadError
-from heads.baselines import baselines, prior, stratum
-from heads.metrics import score
-from heads.naive_bayes import gene_matrix
-from heads.splits import TEST, TRAIN, VAL
-from heads.strata import Strata
-from heads.target import Examples, Target
+from heads.baselines.fit_baselines import baselines, prior, stratum
+from heads.baselines.naive_bayes import gene_matrix
+from heads.data.strata import Strata
+from heads.data.target import Examples, Target
+from heads.judging.metrics import score
+from heads.splitting.splits import TEST, TRAIN, VAL
 from tests.heads.stores import write_store
 
 N = 600

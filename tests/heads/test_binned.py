@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from embedcache import open_store
-from heads import binned
-from heads.binned import bin_rows, cache_folder
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
+from heads.trees import binned
+from heads.trees.binned import bin_rows, cache_folder
 from tests.heads.stores import planted, write_store
 
 X, _ = planted(900)

@@ -15,11 +15,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from benchmarks.boosting import run
 from embedcache.errors import HeadError
-from heads.boosting import BoostingModel, BoostingOptions, fit
 from heads.estimators import LightGBMClassifierHead, LightGBMRegressorHead
-from heads.focal import FocalLoss
-from heads.metrics import score
-from heads.trees import Trees
+from heads.judging.metrics import score
+from heads.trees.boosting import BoostingModel, BoostingOptions, fit
+from heads.trees.focal import FocalLoss
+from heads.trees.model import Trees
 from tests.heads.split_problem import split_problem
 from tests.heads.stores import planted
 
@@ -89,8 +89,8 @@ def test_a_head_gives_the_same_scores_in_another_process(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps(fitted.head.save(tmp_path)))
     np.save(tmp_path / "X.npy", X)
     code = (
-        "import json, sys, numpy as np; from pathlib import Path; from heads.boosting import BoostingModel; "
-        "from heads.features import ArrayRows; folder = Path(sys.argv[1]); "
+        "import json, sys, numpy as np; from pathlib import Path; from heads.trees.boosting import BoostingModel; "
+        "from heads.data.features import ArrayRows; folder = Path(sys.argv[1]); "
         "head = BoostingModel.load(folder, json.loads((folder / 'settings.json').read_text())); "
         "np.save(folder / 'out.npy', head(ArrayRows(np.load(folder / 'X.npy')), np.arange(900)))"
     )

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from embedcache.errors import HeadError
-from heads.breakdown import breakdown, means, records, to_json
-from heads.metrics import evaluate
-from heads.strata import Strata, numeric_bins, parse_strata
-from heads.target import Target
+from heads.data.strata import Strata, numeric_bins, parse_strata
+from heads.data.target import Target
+from heads.judging.breakdown import breakdown, means, records, to_json
+from heads.judging.metrics import evaluate
 
 
 def contexts(rows=300, seed=0):

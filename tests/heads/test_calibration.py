@@ -12,9 +12,9 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from embedcache.errors import HeadError
-from heads.calibration import FEWEST_OF_CLASS, FEWEST_ROWS, METHODS, Calibrator, Line, fit_calibrator
-from heads.prior import PriorShift, parse_prior, prior_shift
-from heads.target import Target
+from heads.data.target import Target
+from heads.deciding.calibration import FEWEST_OF_CLASS, FEWEST_ROWS, METHODS, Calibrator, Line, fit_calibrator
+from heads.deciding.prior import PriorShift, parse_prior, prior_shift
 
 
 def overconfident(rows=2000, classes=2, seed=0):

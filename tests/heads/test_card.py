@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import yaml
 
-from heads.calibration import Calibrator, Line
-from heads.card import CARD, write_card
-from heads.conformal import Sets
-from heads.decisions import Decisions
-from heads.features import ArrayRows
-from heads.metrics import evaluate
-from heads.profile import RowFacts, profile_of_rows
-from heads.runs import write_json
-from heads.target import Target
-from heads.thresholds import Thresholds
+from heads.data.features import ArrayRows
+from heads.data.target import Target
+from heads.deciding.calibration import Calibrator, Line
+from heads.deciding.conformal import Sets
+from heads.deciding.decisions import Decisions
+from heads.deciding.thresholds import Thresholds
+from heads.judging.metrics import evaluate
+from heads.running.card import CARD, write_card
+from heads.running.runs import write_json
+from heads.saving.profile import RowFacts, profile_of_rows
 
 
 def target_of(kind, rows=200, seed=0):

@@ -13,11 +13,11 @@ import pytest
 import embedcache
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
-from heads.certificate import THRESHOLD, Sequences, certify, read_sequences
-from heads.features import ArrayRows
-from heads.labels import MISSING
-from heads.splits import TEST, TRAIN, VAL
-from heads.target import Target
+from heads.data.features import ArrayRows
+from heads.data.labels import MISSING
+from heads.data.target import Target
+from heads.splitting.certificate import THRESHOLD, Sequences, certify, read_sequences
+from heads.splitting.splits import TEST, TRAIN, VAL
 from tests.heads.stores import write_store
 
 TURNED = str.maketrans("ACGT", "TGCA")
@@ -276,7 +276,7 @@ def test_the_nearest_training_row_is_known_where_none_is_over_the_threshold(monk
     assert any(line.startswith(said) for line in split.certificate().lines())
     assert split.certificate().overlaps[2].closest is None
     assert split.certificate(source=None).overlaps[1].closest is None
-    monkeypatch.setattr("heads.certificate.PRODUCTS", 300 * 40 * 30)
+    monkeypatch.setattr("heads.splitting.certificate.PRODUCTS", 300 * 40 * 30)
     split.resemble(499, 7)
     found = split.certificate()
     assert found.overlaps[1].closest.rows == 25

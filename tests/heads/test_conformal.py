@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from heads.conformal import Intervals, Sets, conformal_quantile, fewest_rows, fit_intervals, fit_sets, nearest
-from heads.rearrangement import rearrange
-from heads.target import Target
+from heads.data.target import Target
+from heads.deciding.conformal import Intervals, Sets, conformal_quantile, fewest_rows, fit_intervals, fit_sets, nearest
+from heads.deciding.rearrangement import rearrange
 
 DRAWS = 300
 """Draws of validation rows: the promise is a mean over them."""

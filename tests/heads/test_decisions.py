@@ -9,11 +9,11 @@ import pytest
 from scipy.special import expit, softmax
 
 from embedcache.errors import HeadError
-from heads.calibration import METHODS
-from heads.decisions import CHOSEN_ON, DecisionOptions, Decisions, fit_decisions
-from heads.prior import PriorShift
-from heads.target import Target
-from heads.thresholds import ThresholdRule, best_cut
+from heads.data.target import Target
+from heads.deciding.calibration import METHODS
+from heads.deciding.decisions import CHOSEN_ON, DecisionOptions, Decisions, fit_decisions
+from heads.deciding.prior import PriorShift
+from heads.deciding.thresholds import ThresholdRule, best_cut
 
 QUANTILES = (0.05, 0.5, 0.95)
 STRATA = ("CG", "CHG", "CHH")

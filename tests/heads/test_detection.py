@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedcache.errors import HeadError
-from heads.detection import Detector, detect
-from heads.detection_rule import DetectionRule
-from heads.results import Judging
-from heads.strata import Strata
+from heads.data.strata import Strata
+from heads.judging.detection import Detector, detect
+from heads.judging.detection_rule import DetectionRule
+from heads.judging.results import Judging
 from tests.heads.program import refused, run
 from tests.heads.stores import planted, write_store
 

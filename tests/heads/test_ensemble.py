@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from heads.ensemble import EnsembleModel
-from heads.features import ArrayRows, Standardisation
+from heads.data.features import ArrayRows, Standardisation
 from heads.head import Head
-from heads.mlp import MLPModel
-from heads.perceptrons import Perceptrons
+from heads.perceptron.ensemble import EnsembleModel
+from heads.perceptron.mlp import MLPModel
+from heads.perceptron.perceptrons import Perceptrons
 
 DIM = 5
 KINDS: dict[str, type[Head]] = {"mlp": MLPModel, "ensemble": EnsembleModel}

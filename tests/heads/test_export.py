@@ -12,22 +12,25 @@ import torch
 from sklearn.pipeline import Pipeline
 
 from embedcache.errors import HeadError
-from heads import boosting, logistic, mlp, neighbours, prototype, quantile, ridge
-from heads.boosting import BoostingOptions
-from heads.calibration import Calibrator, Curve, Line
-from heads.decisions import DecisionOptions, Decisions, fit_decisions
-from heads.ensemble import EnsembleModel
-from heads.export import export_onnx, export_sklearn, to_sklearn
-from heads.features import ArrayRows
+from heads import neighbours
+from heads.data.features import ArrayRows
+from heads.data.target import Examples, Target
+from heads.deciding.calibration import Calibrator, Curve, Line
+from heads.deciding.decisions import DecisionOptions, Decisions, fit_decisions
+from heads.deciding.prior import PriorShift
+from heads.deciding.thresholds import Thresholds
 from heads.fitting import Problem
-from heads.mlp_options import MLPOptions
+from heads.linear import logistic, prototype, quantile, ridge
 from heads.neighbours import KNNOptions
-from heads.prior import PriorShift
-from heads.saved import HeadCard, SavedHead
-from heads.sklearn_head import layout, load
+from heads.perceptron import mlp
+from heads.perceptron.ensemble import EnsembleModel
+from heads.perceptron.mlp_options import MLPOptions
+from heads.saving.export import export_onnx, export_sklearn, to_sklearn
+from heads.saving.saved import HeadCard, SavedHead
+from heads.saving.sklearn_head import layout, load
 from heads.steps import SteppedRows, StepsOptions, fit_steps
-from heads.target import Examples, Target
-from heads.thresholds import Thresholds
+from heads.trees import boosting
+from heads.trees.boosting import BoostingOptions
 from tests.heads.stores import planted
 
 N, TRAIN = 600, 400

@@ -23,7 +23,7 @@ from embedcache.progress import Progress
 from embedcache.select import SelectOptions, select
 from embedcache.sources import open_records
 from embedcache.views import views_of
-from heads.feature_stores import Features
+from heads.data.feature_stores import Features
 from tests.heads.program import refused, run
 from tests.heads.stores import planted, write_store
 from tests.letter_encoder import LetterEncoder

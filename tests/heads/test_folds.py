@@ -7,7 +7,9 @@ import pyarrow as pa
 import pytest
 
 from embedcache.errors import HeadError
-from heads.folds import (
+from heads.data.labels import MISSING, encode
+from heads.data.target import Target
+from heads.splitting.folds import (
     ChromosomeSplit,
     ColumnSplit,
     KFold,
@@ -19,9 +21,7 @@ from heads.folds import (
     make_split,
     parse_plan,
 )
-from heads.labels import MISSING, encode
-from heads.splits import TEST, TRAIN, VAL
-from heads.target import Target
+from heads.splitting.splits import TEST, TRAIN, VAL
 
 COLUMNS = ("id", "label", "split", "donor", "chrom", "kfold")
 

@@ -14,21 +14,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from embedcache.errors import HeadError
-from heads.boosting import BoostingOptions
-from heads.decisions import Decisions
-from heads.features import ArrayRows
-from heads.fit import Recipe, fit_head
+from heads.data.features import ArrayRows
+from heads.data.target import Examples, Target
+from heads.deciding.decisions import Decisions
 from heads.head import TENSORS
-from heads.logistic import LogisticHead, LogisticOptions
-from heads.mlp import MLPOptions
+from heads.linear.logistic import LogisticHead, LogisticOptions
+from heads.linear.prototype import PrototypeOptions
+from heads.linear.quantile import QuantileOptions
+from heads.linear.ridge import RidgeOptions
 from heads.neighbours import KNNOptions
-from heads.profile import RowFacts, profile_of_rows
-from heads.prototype import PrototypeOptions
-from heads.quantile import QuantileOptions
-from heads.ridge import RidgeOptions
-from heads.saved import CARD, HeadCard, SavedHead, load, save
+from heads.perceptron.mlp import MLPOptions
+from heads.running.fit import Recipe, fit_head
+from heads.saving.profile import RowFacts, profile_of_rows
+from heads.saving.saved import CARD, HeadCard, SavedHead, load, save
 from heads.steps import StepsOptions
-from heads.target import Examples, Target
+from heads.trees.boosting import BoostingOptions
 from tests.heads.stores import planted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,8 +92,8 @@ def test_every_kind_of_head_gives_identical_scores_in_a_new_process(tmp_path, st
         save(tmp_path / kind, saved)
         before[kind] = saved.outputs(ArrayRows(X), rows)
     script = (
-        "import sys, numpy as np; from pathlib import Path; from heads.features import ArrayRows\n"
-        "from heads.saved import load; folder = Path(sys.argv[1]); X = np.load(folder / 'X.npy')\n"
+        "import sys, numpy as np; from pathlib import Path; from heads.data.features import ArrayRows\n"
+        "from heads.saving.saved import load; folder = Path(sys.argv[1]); X = np.load(folder / 'X.npy')\n"
         "for kind in sys.argv[2:]:\n"
         "    np.save(folder / f'{kind}.npy', load(folder / kind).outputs(ArrayRows(X), np.arange(400)))"
     )

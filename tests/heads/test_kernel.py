@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from embedcache.search.standardising import standardise
-from heads.features import ArrayRows, Design
-from heads.kernel import Kernel, NoKernel, find_kernel, load_kernel
-from heads.objective import _products
-from heads.sweep import CHUNK_ROWS, Columns, sweep
+from heads.data.features import ArrayRows, Design
+from heads.linear.kernel import Kernel, NoKernel, find_kernel, load_kernel
+from heads.linear.kernel_pass import CHUNK_ROWS, Columns, sweep
+from heads.linear.objective import _products
 
 KERNEL = find_kernel()
 needs_compiler = pytest.mark.skipif(isinstance(KERNEL, NoKernel), reason="there is no C compiler")
@@ -120,7 +120,7 @@ def test_a_row_that_cannot_be_read_ends_the_pass_with_its_error():
 
 
 LOAD = (
-    "import shutil, sys; from pathlib import Path; from heads.kernel import Kernel, load_kernel\n"
+    "import shutil, sys; from pathlib import Path; from heads.linear.kernel import Kernel, load_kernel\n"
     "assert isinstance(load_kernel(shutil.which('cc'), Path(sys.argv[1])), Kernel)"
 )
 

@@ -210,7 +210,7 @@ def test_a_head_goes_on_from_another_with_its_hidden_layers_frozen(rich, tmp_pat
     (tmp_path / "out").rename(tmp_path / "first")
     words = ["--init", tmp_path / "first", "--freeze", "hidden"]
     train(tmp_path, rich, "--head", "mlp", "--epochs", "3", *words)
-    from heads.saved import load
+    from heads.saving.saved import load
 
     before, after = (load(tmp_path / name / "model").head.perceptron.weights for name in ("first", "out"))
     changed = [not bool((a == b).all()) for a, b in zip(before, after, strict=True)]

@@ -14,10 +14,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
-from heads.features import ArrayRows, Design
-from heads.kernel import NoKernel
-from heads.logistic import LogisticHead, NotConvergedWarning
-from heads.logistic_grid import LogisticGrid, fit_grid
+from heads.data.features import ArrayRows, Design
+from heads.linear.kernel import NoKernel
+from heads.linear.logistic import LogisticHead, NotConvergedWarning
+from heads.linear.logistic_grid import LogisticGrid, fit_grid
 from tests.heads.reference import minimum, objective, standardised
 from tests.heads.stores import planted
 

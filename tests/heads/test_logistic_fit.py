@@ -13,14 +13,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from embedcache.errors import HeadError
-from heads import logistic, objective
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
+from heads.data.target import Examples, Target
 from heads.fitting import Problem
 from heads.head import DAMAGED, load_tensors, save_tensors
-from heads.kernel import NoKernel
-from heads.logistic import LogisticModel, LogisticOptions, fit
-from heads.metrics import score
-from heads.target import Examples, Target
+from heads.judging.metrics import score
+from heads.linear import logistic, objective
+from heads.linear.kernel import NoKernel
+from heads.linear.logistic import LogisticModel, LogisticOptions, fit
 from tests.heads.stores import planted
 
 

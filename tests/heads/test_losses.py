@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from embedcache.errors import HeadError
-from heads.losses import Loss, correlation, pinball, predictions
+from heads.perceptron.losses import Loss, correlation, pinball, predictions
 
 HEADS, ROWS, CLASSES = 2, 40, 4
 

@@ -12,10 +12,10 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from embedcache.errors import HeadError
-from heads.bootstrap import distance_interval, resample
-from heads.class_metrics import Calibration
-from heads.metrics import METRICS_OF, better, check_metric, evaluate, score
-from heads.target import Target
+from heads.data.target import Target
+from heads.judging.bootstrap import distance_interval, resample
+from heads.judging.class_metrics import Calibration
+from heads.judging.metrics import METRICS_OF, better, check_metric, evaluate, score
 
 QUANTILES = (0.1, 0.5, 0.9)
 OF_DECISIONS = {

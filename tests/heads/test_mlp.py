@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from embedcache.errors import HeadError
-from heads import mlp_training
-from heads.features import ArrayRows
-from heads.logistic import LogisticHead
-from heads.metrics import score
-from heads.mlp import MLPModel, fit
-from heads.perceptrons import Dropout
-from heads.target import Target
+from heads.data.features import ArrayRows
+from heads.data.target import Target
+from heads.judging.metrics import score
+from heads.linear.logistic import LogisticHead
+from heads.perceptron import mlp_training
+from heads.perceptron.mlp import MLPModel, fit
+from heads.perceptron.perceptrons import Dropout
 from tests.heads.problems import DIM, ROWS, SMALL, TRAIN, features, learned, of_a_quantity, of_classes, outputs, problem
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from embedcache.errors import HeadError
-from heads.adamw import StackedAdamW
-from heads.features import ArrayRows
-from heads.metrics import score
-from heads.mlp import fit
-from heads.schedule import rate
-from heads.target import Target
+from heads.data.features import ArrayRows
+from heads.data.target import Target
+from heads.judging.metrics import score
+from heads.perceptron.adamw import StackedAdamW
+from heads.perceptron.mlp import fit
+from heads.perceptron.schedule import rate
 from tests.heads.problems import ROWS, SMALL, TRAIN, features, of_a_quantity, of_classes, outputs, problem
 
 

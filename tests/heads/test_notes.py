@@ -10,11 +10,11 @@ import yaml
 from click.testing import CliRunner
 
 from cli.heads import heads
-from heads import plots
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
+from heads.data.target import Examples, Target
 from heads.fitting import Problem
-from heads.logistic import LogisticOptions, fit
-from heads.target import Examples, Target
+from heads.judging import plots
+from heads.linear.logistic import LogisticOptions, fit
 from tests.heads.program import run
 from tests.heads.stores import ROWS, planted, write_store
 

@@ -8,10 +8,10 @@ import pytest
 
 from embedcache import load_encoder, open_store
 from embedcache.errors import HeadError
-from heads.distribution import Distribution, chance_of_outside
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
 from heads.head import load_tensors, save_tensors
-from heads.profile import (
+from heads.saving.distribution import Distribution, chance_of_outside
+from heads.saving.profile import (
     FILE,
     SAMPLE_ROWS,
     RowFacts,

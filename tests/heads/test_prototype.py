@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from embedcache.errors import HeadError
 from heads.estimators import PrototypeHead
-from heads.prototype import PrototypeModel, PrototypeOptions, fit
+from heads.linear.prototype import PrototypeModel, PrototypeOptions, fit
 from tests.heads.split_problem import split_problem
 from tests.heads.stores import planted
 

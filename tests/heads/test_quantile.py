@@ -18,13 +18,22 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
-from heads.features import ArrayRows, Design
+from heads.data.features import ArrayRows, Design
+from heads.data.target import Examples, Target
 from heads.fitting import Problem
 from heads.head import TENSORS
-from heads.linear import LinearMap
-from heads.logistic import NotConvergedWarning
-from heads.quantile import ALPHAS, CERTIFIED, QuantileHead, QuantileModel, QuantileOptions, QuantilePath, fit, fit_path
-from heads.target import Examples, Target
+from heads.linear.linear_map import LinearMap
+from heads.linear.logistic import NotConvergedWarning
+from heads.linear.quantile import (
+    ALPHAS,
+    CERTIFIED,
+    QuantileHead,
+    QuantileModel,
+    QuantileOptions,
+    QuantilePath,
+    fit,
+    fit_path,
+)
 from tests.heads.reference import standardised
 from tests.heads.test_ridge import design_of, measured
 
@@ -40,7 +49,7 @@ def spread(rows=400, dim=8, seed=0, dtype=np.float32):
 
 
 def objective(Z, y, s, quantile, alpha, w, b) -> float:
-    """The objective as `heads.quantile` states it."""
+    """The objective as `heads.linear.quantile` states it."""
     unit = np.average(np.abs(y - _median(y, s)), weights=s)
     r = y - b - Z @ w
     return float((s * np.maximum(quantile * r, (quantile - 1) * r)).sum() + 0.5 * alpha * (w**2).sum() / unit)

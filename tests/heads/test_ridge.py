@@ -16,12 +16,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
-from heads.features import ArrayRows, Design
+from heads.data.features import ArrayRows, Design
+from heads.data.gram import WIDEST, spectrum
+from heads.data.target import Examples, Target
 from heads.fitting import Problem
-from heads.gram import WIDEST, spectrum
 from heads.head import TENSORS
-from heads.ridge import ALPHAS, RidgeHead, RidgeModel, RidgeOptions, RidgePath, fit, fit_path
-from heads.target import Examples, Target
+from heads.linear.ridge import ALPHAS, RidgeHead, RidgeModel, RidgeOptions, RidgePath, fit, fit_path
 from tests.heads.reference import standardised
 
 

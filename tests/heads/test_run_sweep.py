@@ -6,9 +6,9 @@ import json
 import pytest
 
 from embedcache.errors import HeadError
-from heads.run_sweep import METRICS, sweep
-from heads.sweep_plan import Sweep
-from heads.sweep_tables import SUMMARY, TABLE
+from heads.running.run_sweep import METRICS, sweep
+from heads.running.sweep_plan import Sweep
+from heads.running.sweep_tables import SUMMARY, TABLE
 
 PLAN = Sweep.parse(["head=lr,mlp", "seed=0,1,2"])
 

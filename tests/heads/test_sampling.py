@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from embedcache.errors import HeadError
-from heads.early_stopping import EarlyStopping
-from heads.mixup import Mixup
-from heads.sampling import EpochSampler, sampled_shares
-from heads.target import Examples, Target
+from heads.data.sampling import EpochSampler, sampled_shares
+from heads.data.target import Examples, Target
+from heads.perceptron.early_stopping import EarlyStopping
+from heads.perceptron.mixup import Mixup
 
 CODES = np.repeat([0, 1, 2], [70, 20, 10])
 GROUPS = np.concatenate([np.tile([0, 0, 0, 0, 1, 1, -1], 10), np.repeat([0, 3], [18, 2]), np.full(10, 1)])

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from heads.saved_baselines import load
+from heads.baselines.saved_baselines import load
 from tests.heads.program import refused, run
 from tests.heads.stores import ROWS, planted, write_store
 

@@ -8,9 +8,10 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from embedcache.errors import HeadError
-from heads.dealing import deal, unevenness
-from heads.labels import MISSING, encode, read_labels
-from heads.splits import (
+from heads.data.labels import MISSING, encode, read_labels
+from heads.data.target import Target
+from heads.splitting.dealing import deal, unevenness
+from heads.splitting.splits import (
     TEST,
     TRAIN,
     VAL,
@@ -21,7 +22,6 @@ from heads.splits import (
     read_split,
     strata_of,
 )
-from heads.target import Target
 
 
 def column(values, kind=None):

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from embedcache.errors import HeadError
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
 from heads.steps import FILE, SteppedRows, Steps, StepsOptions, fit_steps
 from tests.heads.stores import planted
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from embedcache.errors import HeadError
-from heads.thresholds import (
+from heads.deciding.thresholds import (
     FEWEST_OF_CLASS,
     FEWEST_ROWS,
     ThresholdRule,

@@ -7,8 +7,8 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from embedcache.errors import HeadError
-from heads.target import Target
-from heads.weights import class_weights, row_weights, weights_of
+from heads.data.target import Target
+from heads.data.weights import class_weights, row_weights, weights_of
 
 CODES = np.array([0, 0, 0, 1, 2, 2])
 CLASSES = Target("multiclass", ("calm", "rare", 7), CODES)

@@ -10,7 +10,7 @@ from embedcache.errors import HeadError
 from embedcache.search import near_duplicates as module
 from embedcache.search.near_duplicates import Pairs, near_duplicates, nearest
 from embedcache.search.standardising import standardise
-from heads.features import ArrayRows
+from heads.data.features import ArrayRows
 
 QUERIES = 300
 

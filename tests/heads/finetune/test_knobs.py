@@ -14,15 +14,15 @@ from embedcache import load_encoder, open_store
 from embedcache.encoders.trainable import TrainableTrunk
 from embedcache.preflight import Options, encoding_of
 from embedcache.views import View
-from heads.features import Standardisation
+from heads.data.features import Standardisation
+from heads.data.sampling import EpochSampler
+from heads.data.target import Examples, Target
 from heads.finetune.batch import Mask, TokenInputs
 from heads.finetune.model import FinetuneModel, Products
 from heads.finetune.order import Order
 from heads.finetune.tokens import TokenRows
-from heads.losses import Loss
-from heads.perceptrons import Perceptrons
-from heads.sampling import EpochSampler
-from heads.target import Examples, Target
+from heads.perceptron.losses import Loss
+from heads.perceptron.perceptrons import Perceptrons
 from tests.heads.finetune.conftest import reads, small_model
 from tests.heads.finetune.test_modes import metrics
 from tests.heads.program import run

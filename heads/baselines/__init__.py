@@ -1,0 +1,1 @@
+"""What every result stands beside, and how a run keeps it."""

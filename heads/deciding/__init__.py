@@ -1,0 +1,1 @@
+"""From probabilities to decisions: calibration, priors, thresholds, conformal sets."""

@@ -1,0 +1,1 @@
+"""Metrics, their intervals, and their tables by split, stratum, group and parent."""

@@ -1,0 +1,1 @@
+"""Heads that are linear: logistic, ridge and quantile regression, prototypes."""

@@ -1,0 +1,1 @@
+"""Runs: training, predicting, judging, sweeping, and their directories."""

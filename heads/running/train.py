@@ -1,0 +1,301 @@
+"""Training: labels and features of a store in, a run directory with a judged head out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from embedcache.errors import HeadError
+from embedcache.rawfeatures import encoder_record
+from embedcache.store import Store
+from heads.baselines import saved_baselines
+from heads.data.feature_stores import Features
+from heads.data.features import MEMORY_BYTES, pick_device
+from heads.data.labels import TaskKind
+from heads.deciding.thresholds import UNTUNED, ThresholdRule
+from heads.fitting import Record
+from heads.judging.detection import Detection, Detector, detect, detector_of
+from heads.judging.detection_rule import DetectionRule
+from heads.judging.metrics import check_metric
+from heads.judging.results import Judging, Result
+from heads.linear.logistic import UNEVEN
+from heads.perceptron.mlp_model import MLPModel
+from heads.perceptron.mlp_options import MLPOptions
+from heads.progress import told
+from heads.running import report, runs
+from heads.running.fit import Recipe, default_metric
+from heads.running.open_run import open_run
+from heads.running.rounds import Outcome, Setting, run_folds, run_once
+from heads.running.write_run import write_run
+from heads.saving import saved
+from heads.saving.kinds import check_kind
+from heads.saving.profile import profile_of
+from heads.saving.saved import HeadCard, SavedHead
+from heads.splitting.certificate import THRESHOLD
+from heads.splitting.certificates import Certificates, certify_task
+from heads.splitting.folds import Folds
+from heads.splitting.splits import NAMES, TRAIN
+from heads.splitting.task import Columns, Task, contents, describe, load_task, split_task
+from heads.steps import StepsOptions
+
+Say = Callable[[str], None]
+"""Where the running account goes, a line at a time."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `heads train` was asked for."""
+
+    head: Any
+    """Options of the kind of head, such as `heads.linear.logistic.LogisticOptions`."""
+    kind: str = "lr"
+    columns: Columns = field(default_factory=Columns)
+    task: TaskKind = "auto"
+    positive: str | None = None
+    pos_weight: float | None = None
+    """Weight of the positive class, in place of the head's class weights."""
+    steps: StepsOptions | None = None
+    judging: Judging = field(default_factory=Judging)
+    select: str | None = None
+    """Metric that chooses; None takes the usual one of the target."""
+    start: Path | None = None
+    """A run whose head is trained on."""
+    start_flag: str = "--init"
+    """What the command line calls it."""
+    near: float | None = THRESHOLD
+    """Cosine from which two rows count as near-duplicates; None looks for none."""
+    strict: bool = False
+    """Refuse a split that leaks."""
+    detect: tuple[DetectionRule, ...] = ()
+    """From which values on a predicted quantity counts as detected."""
+    detect_by: str | None = None
+    """Column of the classes that detection is counted by; None takes the truth."""
+    seed: int = 0
+    split_seed: int | None = None
+    """Of a drawn split; None takes `seed`."""
+    device: str = "auto"
+    memory_bytes: int = MEMORY_BYTES
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of a training: where it lies, and its table."""
+
+    outdir: Path
+    results: tuple[Result, ...]
+    """The head first, then its baselines."""
+    folds: tuple[Record, ...]
+    """Test metrics of each fold; () for one split."""
+    metrics: tuple[str, ...]
+    """Those to show."""
+    detections: Mapping[str, tuple[Detection, ...]] = field(default_factory=dict)
+    """By the name of the split."""
+
+
+def train(
+    features: Features, options: TrainOptions, say: Say, *, output: Path | None = None, overwrite: bool = False
+) -> Training:
+    """Train a head on a store, judge it beside its baselines, and write the run directory.
+
+    Raises HeadError or StoreError, and leaves nothing behind then.
+    """
+    started = datetime.now(UTC)
+    store = features.open(say)
+    outdir = output or runs.free_name(store.path, options.kind)
+    runs.refuse_existing(outdir, overwrite)
+    device = pick_device(options.device)
+    task = load_task(store, options.columns, kind=options.task, positive=options.positive)
+    task, folds = split_task(store, task, options.seed if options.split_seed is None else options.split_seed)
+    recipe = recipe_of(options, store, task)
+    detector = detector_of_task(options, store, task)
+    certificate = certify_task(store, task, folds, options.near, device, options.memory_bytes)
+    arguments = {**_said(features), **plain(options), "columns": asdict(task.columns), "select": recipe.select}
+    introduce(store, task, folds, certificate, say)
+    if options.strict:
+        certificate.require_clean()
+
+    with threadpool_limits(1, "blas"), runs.new_folder(outdir, overwrite) as folder:
+        with told(f"{options.kind} head") as progress:
+            setting = Setting(store, recipe, options.judging, device, progress, say)
+            outcome = run_once(task, setting) if folds is None else run_folds(task, folds, setting)
+        notes = account(outcome, options.judging.decisions.threshold, say)
+        save_heads(folder / runs.MODEL, store, outcome, options.judging)
+        saved_baselines.save(folder, outcome.baselines)
+        manifest = runs.make_manifest(
+            store,
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            args=arguments,
+            outdir=outdir,
+            device=str(device),
+            started=started,
+            certificate=certificate.hash,
+        )
+        detections = detections_of(outcome, detector, options.judging)
+        write_run(folder, store, outcome, manifest, certificate, options.judging, notes, detections)
+    quantiles = outcome.fits[0][1].fitted.head.quantiles
+    shown = report.shown_metrics(task.target.kind, quantiles)
+    return Training(outdir, outcome.results, outcome.folds, shown, detections)
+
+
+def _said(features: Features) -> dict[str, Any]:
+    chosen = {"blocks": list(features.blocks), "labels": None if features.labels is None else str(features.labels)}
+    return {"features": features.to_json(), **{name: value for name, value in chosen.items() if value}}
+
+
+def detector_of_task(options: TrainOptions, store: Store, task: Task) -> Detector:
+    """What is counted as detected among the rows of a task; raises HeadError for classes, and for an unknown column."""
+    if (options.detect or options.detect_by) and task.target.kind != "regression":
+        raise HeadError(
+            f"--detect is for measured quantities, and '{task.columns.label}' holds classes: their detection_by_class is in "
+            "metrics.json"
+        )
+    return detector_of(store, task.rows, options.detect, options.detect_by)
+
+
+def detections_of(outcome: Outcome, detector: Detector, judging: Judging) -> dict[str, tuple[Detection, ...]]:
+    """What head and baselines detect among the rows of val and test."""
+    task, found = outcome.task, {}
+    for name in ("val", "test"):
+        rows = task.part(NAMES.index(name))
+        if len(rows) and detector.rules:
+            said = [(one.name, np.asarray(one.decided.predictions[rows], np.float64)) for one in outcome.results]
+            true = np.asarray(task.target.values[rows], np.float64)
+            groups = None if task.groups is None else task.groups[rows]
+            found[name] = detect(detector.take(rows), true, said, judging, groups)
+    return found
+
+
+def recipe_of(options: TrainOptions, store: Store, task: Task) -> Recipe:
+    """What holds for every fit.
+
+    Raises HeadError where the kind of head cannot learn the labels or does not know the metric, and where a head to go on
+    from does not fit the store or the labels.
+    """
+    check_kind(options.kind, task.target.kind, str(task.columns.label))
+    select = options.select or default_metric(task.target.kind, tuple(getattr(options.head, "quantiles", ()) or ()))
+    check_metric(task.target.kind, select)
+    start = None
+    if options.start is not None:
+        (start, *others), card = (run := open_run(options.start)).heads, run.card
+        if others:
+            raise HeadError(
+                f"{options.start_flag} {options.start} has a head for each of {len(run.heads)} folds: name a run with one"
+            )
+        if (options.kind, card.kind) != (MLPModel.kind, MLPModel.kind):
+            raise HeadError(
+                f"{options.start_flag} {options.start}: only --head mlp goes on from a saved head, and only from one of its "
+                f"kind; this is --head {options.kind}, and the run holds {card.kind}"
+            )
+        if (card.fingerprint, card.dim) != (store.fingerprint, store.dim) or not card.matches(task.target):
+            raise HeadError(
+                f"{options.start_flag} {options.start} was trained on {card.encoder.get('name')} for "
+                f"{', '.join(map(str, card.names))} ({card.target}); this training is on "
+                f"{store.attrs['encoder']['name']} for {', '.join(map(str, task.target.names))} ({task.target.kind})"
+            )
+    head = options.head if options.pos_weight is None else _with_pos_weight(options, task)
+    if start is not None and isinstance(start.head, MLPModel) and head.hidden == MLPOptions().hidden:
+        head = replace(head, hidden=tuple(start.head.perceptron.sizes[1:-1]))
+    return Recipe(options.kind, head, options.steps, select, options.seed, options.memory_bytes, start)
+
+
+def _with_pos_weight(options: TrainOptions, task: Task) -> Any:
+    if task.target.kind != "binary":
+        raise HeadError(
+            f"--pos-weight is for two classes, and '{task.columns.label}' has other values: take --class-weight CLASS=W"
+        )
+    weight = {str(task.target.names[-1]): options.pos_weight}
+    if hasattr(options.head, "class_weights"):
+        return replace(options.head, class_weights=(weight,))
+    if hasattr(options.head, "class_weight"):
+        return replace(options.head, class_weight=weight)
+    raise HeadError(f"--pos-weight means nothing to --head {options.kind}")
+
+
+def introduce(store: Store, task: Task, folds: Folds | None, certificate: Certificates, say: Say) -> None:
+    """Say what is trained on."""
+    encoder = store.attrs["encoder"]
+    say(f"{store.path}: {len(store):,} rows x {store.dim} {store.dtype} of {encoder['name']}")
+    if store.compress:
+        say(f"  its values are compressed ({store.compress}): reading them takes longer than from a plain store")
+    if encoder.get("meaningless"):
+        say(f"WARNING: {report.MEANINGLESS}")
+    said = {
+        "binary": f"positive class {task.target.names[-1]!s}",
+        "multiclass": f"{len(task.target.names)} classes",
+        "multilabel": f"{len(task.target.names)} labels",
+        "regression": "a measured quantity",
+    }[task.target.kind]
+    say(f"label '{task.columns.label}', {said}; split: {task.origin}")
+    say(describe(task) if folds is None else f"  {len(task.rows):,} rows  {contents(task.target)}")
+    for line in (*task.notes, *certificate.lines()):
+        say(f"  {line}")
+
+
+def account(outcome: Outcome, aim: str, say: Say) -> list[str]:
+    """Say what was chosen and what is to be known of it; returns the notes."""
+    for name, fit in outcome.fits:
+        say(f"{name + ': ' if name else ''}chosen: {fit.settings} ({fit.score})")
+    notes = list(dict.fromkeys(note for _, fit in outcome.fits for note in fit.notes))
+    decisions = outcome.decisions
+    if decisions.prior is not None or decisions.calibrator is not None:
+        notes = [note for note in notes if not note.startswith(UNEVEN)]
+    quantiles = outcome.fits[0][1].fitted.head.quantiles
+    if quantiles and 0.5 not in quantiles:
+        nearest = min(quantiles, key=lambda quantile: abs(quantile - 0.5))
+        notes.append(
+            f"there is no quantile 0.5: predictions, and all metrics but pinball, are those of the quantile {nearest:g}"
+        )
+    if decisions.threshold is not None:
+        cuts = decisions.threshold if isinstance(decisions.threshold, tuple) else (decisions.threshold,)
+        how = f"for {aim} on validation rows"
+        if ThresholdRule.parse(aim).aim == "fixed":
+            how = "as given"
+        elif decisions.notes and all(cut == UNTUNED for cut in cuts):
+            how = "not tuned"
+        say(f"threshold {', '.join(f'{cut:.4g}' for cut in cuts)} ({how})")
+    notes += [note for note in outcome.results[0].notes if note not in notes]
+    for note in notes:
+        say(f"  {note}")
+    return notes
+
+
+def save_heads(folder: Path, store: Store, outcome: Outcome, judging: Judging) -> None:
+    """Save the head, or one of each fold in a folder of its own."""
+    task = outcome.task
+    trained = task.rows[task.part(TRAIN)] if outcome.single else task.rows
+    profile = profile_of(store, trained)
+    for name, fit in outcome.fits:
+        card = HeadCard(
+            kind=fit.fitted.head.kind,
+            dim=store.dim,
+            target=task.target.kind,
+            names=task.target.names,
+            label=tuple(str(task.columns.label).split(","))
+            if task.target.kind == "multilabel"
+            else (str(task.columns.label),),
+            fingerprint=store.fingerprint,
+            encoder=encoder_record(store),
+            strata=task.columns.stratum if judging.decisions.by_stratum else None,
+        )
+        place = folder / re.sub(r"[^\w=.-]+", "-", name) if name else folder
+        saved.save(place, SavedHead(fit.fitted.head, card, outcome.decisions, fit.steps, profile))
+
+
+def plain(value: Any) -> Any:
+    """Options as YAML and JSON have them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: plain(item) for key, item in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

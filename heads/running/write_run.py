@@ -1,0 +1,164 @@
+"""What came of a training, written into its run directory: metrics, predictions, pictures, report and card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from embedcache.store import Store
+from heads.data.labels import MISSING
+from heads.data.strata import Strata
+from heads.fitting import Record
+from heads.judging import plots
+from heads.judging.breakdown import Part, breakdown, means
+from heads.judging.breakdown import records as breakdown_records
+from heads.judging.breakdown import to_json as breakdown_json
+from heads.judging.detection import Detection
+from heads.judging.results import Judging, take
+from heads.running import predictions, report, runs
+from heads.running.card import write_card
+from heads.running.fit import Fit
+from heads.running.report import Page
+from heads.running.rounds import Outcome
+from heads.running.runs import Manifest
+from heads.splitting.certificates import Certificates
+from heads.splitting.splits import TEST
+from heads.splitting.task import Task, contents, describe
+
+MOST_GROUPS = 50
+"""Groups up to which the metrics of each are written."""
+
+
+def write_run(
+    folder: Path,
+    store: Store,
+    outcome: Outcome,
+    manifest: Manifest,
+    certificate: Certificates,
+    judging: Judging,
+    notes: list[str],
+    detections: Mapping[str, tuple[Detection, ...]],
+) -> None:
+    """Write everything of a run but its heads into its folder.
+
+    Parameters
+    ----------
+    notes : those of the fits and decisions.
+    detections : what the models detect, by the name of the split.
+    """
+    task, head = outcome.task, outcome.results[0]
+    fit = outcome.fits[0][1]
+    quantiles = fit.fitted.head.quantiles
+    history = _records(outcome, lambda one: one.fitted.history)
+    trials = _records(outcome, lambda one: one.fitted.trials)
+    parts = _breakdown(outcome, judging)
+    every_note = [*task.notes, *certificate.leaks, *notes]
+    metrics = {
+        "n_rows": len(task.rows),
+        **head.to_json(),
+        "selected": dict(fit.fitted.chosen) if outcome.single else [dict(one.fitted.chosen) for _, one in outcome.fits],
+        "select": fit.select,
+        "target": task.target.kind,
+        "classes": list(task.target.names),
+        "label": task.columns.label,
+        "split": task.origin,
+        "notes": every_note,
+        "baselines": {rival.name: rival.to_json() for rival in outcome.results[1:]},
+        "breakdown": breakdown_json(parts),
+        "breakdown_mean": means(parts),
+        **({"detection": _by_rule(detections)} if detections else {}),
+        "history": history or trials,
+        **({"grid": trials} if history else {}),
+        **({"folds": list(outcome.folds)} if outcome.folds else {}),
+    }
+    runs.write_json(folder / runs.METRICS, metrics)
+    runs.write_json(folder / runs.MANIFEST, runs.manifest_json(manifest))
+    runs.write_json(folder / runs.CERTIFICATE, certificate.to_json())
+    runs.write_config(folder / runs.CONFIG, manifest.args)
+    runs.write_records(folder / runs.HISTORY, history or trials)
+    if history:
+        runs.write_records(folder / runs.GRID, trials)
+    if parts:
+        runs.write_records(folder / runs.BREAKDOWN, breakdown_records(parts))
+    columns = predictions.said(task.target.kind, task.target.names, head.decided, quantiles)
+    runs.write_predictions(folder, store, task.rows, task.target, outcome.splits, columns)
+    pictures = _draw(folder / runs.PLOTS, outcome)
+    page = Page(
+        encoder=store.attrs["encoder"],
+        manifest=manifest,
+        kind=task.target.kind,
+        label=str(task.columns.label),
+        origin=task.origin,
+        described=describe(task) if outcome.single else contents(task.target),
+        results=outcome.results,
+        certificate=certificate.lines(),
+        chosen=f"Chosen by {fit.score}: {fit.settings}." if outcome.single else f"Chosen in each fold by {fit.select}.",
+        trials=trials,
+        history=history,
+        breakdown=[*breakdown_records(parts), *_mean_records(means(parts))],
+        pictures=pictures,
+        notes=every_note,
+        folds=outcome.folds,
+        detections=detections,
+    )
+    report.write(folder, page)
+    write_card(folder, metrics, runs.manifest_json(manifest))
+
+
+def _mean_records(found: Mapping[str, Mapping[str, float]]) -> list[Record]:
+    return [{"column": column, "stratum": "mean, weighted by rows", **values} for column, values in found.items()]
+
+
+def _by_rule(detections: Mapping[str, tuple[Detection, ...]]) -> dict[str, dict[str, object]]:
+    """What was detected, by the words of ``--detect`` and the name of the split."""
+    found: dict[str, dict[str, object]] = {}
+    for part, several in detections.items():
+        for one in several:
+            found.setdefault(str(one.rule), {"by": one.by})[part] = one.to_json()
+    return found
+
+
+def _records(outcome: Outcome, of: Callable[[Fit], tuple[Record, ...]]) -> list[Record]:
+    """Records of all fits, with the name of the fold before each where there are folds."""
+    return [{"fold": name, **record} if name else record for name, fit in outcome.fits for record in of(fit)]
+
+
+def _breakdown(outcome: Outcome, judging: Judging) -> tuple[Part, ...]:
+    """The head on its test rows, by stratum and by group."""
+    task, decided = outcome.task, outcome.results[0].decided
+    rows = task.part(TEST)
+    tested, said = task.take(rows), take(decided, rows)
+    parts: tuple[Part, ...] = ()
+    for strata, groups in ((tested.strata, tested.groups), (_groups_as_strata(tested), None)):
+        if strata is not None:
+            parts += breakdown(
+                tested.target,
+                said.outputs,
+                said.predictions,
+                strata,
+                quantiles=outcome.results[0].decisions.quantiles,
+                resamples=judging.resamples,
+                groups=groups,
+                seed=judging.seed,
+            )
+    return parts
+
+
+def _groups_as_strata(task: Task) -> Strata | None:
+    """The groups as strata, where they are few enough to be looked at one by one."""
+    if task.groups is None:
+        return None
+    held = np.unique(task.groups[task.groups != MISSING])
+    if not 2 <= len(held) <= MOST_GROUPS:
+        return None
+    codes = np.where(task.groups == MISSING, MISSING, np.searchsorted(held, task.groups))
+    return Strata(str(task.columns.group), codes, tuple(str(task.group_names[one]) for one in held))
+
+
+def _draw(folder: Path, outcome: Outcome) -> list[str]:
+    folder.mkdir()
+    rows = outcome.task.part(TEST)
+    said = take(outcome.results[0].decided, rows)
+    return plots.draw_plots(folder, outcome.task.target.take(rows), said.outputs, said.predictions)

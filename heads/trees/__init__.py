@@ -1,0 +1,1 @@
+"""Gradient-boosted trees, binned once for every fit."""
