@@ -15,7 +15,7 @@ from embedcache.input_options import InputOptions
 
 Command = Callable[..., None]
 
-_OPTIONS = (
+RECORD_OPTIONS = (
     click.option(
         "--input",
         "inputs",
@@ -28,6 +28,10 @@ _OPTIONS = (
     click.option("--metadata", type=click.Path(), help="Table whose columns are joined to the records by id."),
     click.option("--id-column", help="Name of the id column of tables. Default: the first of id, name, seq_id..."),
     click.option("--sequence-column", help="Name of the sequence column of tables. Default: sequence or seq."),
+)
+"""Which files hold the records, and which of their columns."""
+_OPTIONS = (
+    *RECORD_OPTIONS,
     click.option(
         "--genome",
         type=click.Path(),
@@ -112,10 +116,15 @@ def with_records(command: Command) -> Command:
 
     @functools.wraps(command)
     def gathered(*arguments: Any, **given: Any) -> None:
-        given["inputs"] = (*given["inputs"], *given.pop("more_inputs"))
-        chosen = InputOptions(**{name: given.pop(name) for name in INPUT_NAMES if name in given})
+        chosen = records_of(given)
         if not chosen.inputs and chosen.genome is None:
             raise click.UsageError("name the records: --input FILE, or --genome FASTA --sites TABLE")
         command(*arguments, records=chosen, **given)
 
     return gathered
+
+
+def records_of(given: dict[str, Any]) -> InputOptions:
+    """Take the values of the options above out of all that a command was given."""
+    given["inputs"] = (*given["inputs"], *given.pop("more_inputs"))
+    return InputOptions(**{name: given.pop(name) for name in INPUT_NAMES if name in given})

@@ -64,3 +64,14 @@ class OfInput(Sectioned):
     """Commands that read records and encode nothing."""
 
     sections = OF_INPUT
+
+
+class OfPredicting(Sectioned):
+    """`heads predict`, whose rows are those of a store or are encoded on the way."""
+
+    sections: Mapping[str, tuple[str, ...]] = {
+        "Rows of a store": ("features",),
+        "Or records": (*OF_INPUT["Records"], "model", "any_alphabet", "trust_remote_code"),
+        "Windows, strands, proteins": OF_INPUT["Windows, strands, proteins"],
+        "Cells": OF_INPUT["Cells"],
+    }

@@ -89,3 +89,19 @@ def test_windows_of_a_test_parent_never_train(folder: Path, tmp_path: Path, spli
     assert sum(map(len, found.values())) == len(set().union(*found.values())), "no contig is in two parts"
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["auroc"] > 0.6, "k-mers of such windows reach 0.79"
+
+
+def test_a_head_cuts_encodes_and_votes_over_new_contigs_in_one_command(
+    folder: Path, tmp_path: Path, shared_data: Path
+) -> None:
+    words = ("train", "--features", folder / "dna.zarr", "--label", "viral", "--bootstrap", "0", "--c", "0.1")
+    run(heads, *words, "--class-weight", "none", "--output", tmp_path / "run")
+    voted = ("predict", tmp_path / "run", "--aggregate", "mean", "-o")
+    run(heads, *voted, tmp_path / "store.parquet", "--features", folder / "dna.zarr")
+    contigs = shared_data / "pprmeta_example" / "sequences.fa.gz"
+    run(heads, *voted, tmp_path / "raw.parquet", "--input", contigs, *WINDOWS)
+    store, raw = (pq.read_table(tmp_path / f"{name}.parquet").to_pydict() for name in ("store", "raw"))
+    assert len(raw["id"]) == 300
+    assert raw == store
+    said = run(heads, *voted, tmp_path / "no.parquet", "--features", folder / "dna.zarr", *WINDOWS[:2])
+    assert "--windows is for --input" in said

@@ -169,7 +169,7 @@ def test_the_cycle_is_that_of_torch():
         ({"warmup": 1.0}, "--warmup 1"),
         ({"patience": -1}, "--patience -1"),
         ({"layer_lr_decay": 0.0}, "--layer-lr-decay 0"),
-        ({"schedule": "linear"}, "--schedule linear: choose from onecycle, cosine, constant"),
+        ({"schedule": "steps"}, "--schedule steps: choose from onecycle, cosine, linear, constant"),
         ({"freeze": "all"}, "--freeze all: choose from none, hidden"),
         ({"sampler": "even"}, "--sampler even"),
         ({"class_weight": {"z": 2.0}}, "'z' is none of the classes a, b"),
