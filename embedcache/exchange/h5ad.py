@@ -50,7 +50,8 @@ def _columns(file: InputFile, opened: h5py.File) -> pa.Table:
     try:
         obs = read_elem(opened["obs"])
     except Exception as error:  # anndata raises many kinds for a damaged table
-        raise file.error(f"its obs cannot be read ({str(error).splitlines()[0][:100]})") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise file.error(f"its obs cannot be read ({reason[:100]})") from None
     columns = {}
     for name in obs.columns:
         values = obs[name]
