@@ -44,7 +44,7 @@ def sweep(
     select: str | None,
     output: Path,
 ) -> None:
-    """Train many heads with every combination of some options, and put them side by side.
+    """Train many heads with every combination of some options, and put them and their baselines side by side.
 
     All other options are those of `heads train`. Run again, a sweep goes on where it stopped: finished runs stay, failed
     ones are tried again, and runs of other points stay in the table. Ends with exit code 1 where a run failed.
@@ -64,13 +64,17 @@ def sweep(
         _parameters(features, shared, dict(point))
     Features(features).open()  # what is wrong with it would be wrong with every run
 
+    from heads.baselines.shared_baselines import SharedBaselines
+
+    shared_baselines = SharedBaselines()
+
     def train_one(point: Mapping[str, str], outdir: Path) -> Mapping[str, object]:
         given = _parameters(features, shared, point)
         given.pop("features"), given.pop("output"), given.pop("overwrite")
         if given["split_seed"] is None and "seed" in points.values:
             given["split_seed"] = 0  # other rows would make the runs of one point another experiment each
         try:
-            run_training(features, outdir, False, given, lambda line: None)
+            run_training(features, outdir, False, given, lambda line: None, shared_baselines)
         except click.UsageError as error:  # an option that means nothing to one of the heads
             raise HeadError(error.message) from None
         return read_json(outdir / "metrics.json")

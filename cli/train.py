@@ -24,6 +24,7 @@ from cli.run_options import (
 )
 
 if TYPE_CHECKING:
+    from heads.baselines.shared_baselines import FitBaselines
     from heads.data.feature_stores import Features
     from heads.deciding.decisions import DecisionOptions
     from heads.judging.detection_rule import DetectionRule
@@ -192,9 +193,14 @@ def _checked(
 
 
 def run_training(
-    stores: tuple[str, ...], output: Path | None, overwrite: bool, given: dict[str, Any], say: Any
+    stores: tuple[str, ...],
+    output: Path | None,
+    overwrite: bool,
+    given: dict[str, Any],
+    say: Any,
+    fit_baselines: FitBaselines | None = None,
 ) -> Training:
-    """Train with the parameters of the command `train`."""
+    """Train with the parameters of the command `train`; None fits the baselines for this training alone."""
     from heads.data.feature_stores import Features
 
     features = Features(stores, names_in(given["blocks"]), given["labels"])
@@ -207,6 +213,7 @@ def run_training(
     weights = class_weights(given["class_weight"], given["pos_weight"])
     columns, decisions, detect = _checked(features, output, overwrite, given)
 
+    from heads.baselines.fit_baselines import baselines
     from heads.judging.results import Judging
     from heads.running.train import TrainOptions
     from heads.running.train import train as train_head
@@ -242,4 +249,5 @@ def run_training(
         say,
         output=output,
         overwrite=overwrite,
+        fit_baselines=fit_baselines or baselines,
     )

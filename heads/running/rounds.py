@@ -16,6 +16,7 @@ import torch
 from embedcache.store import Store
 from heads.baselines.fit_baselines import Baseline, baselines, constant
 from heads.baselines.saved_baselines import SavedBaseline
+from heads.baselines.shared_baselines import FitBaselines
 from heads.data.target import Codes, Doubles
 from heads.deciding.decisions import Decisions, fit_decisions
 from heads.fitting import Progress, Record, Scalar, say_nothing
@@ -65,6 +66,7 @@ class Setting:
     device: torch.device
     progress: Progress = say_nothing
     say: Say = print
+    fit_baselines: FitBaselines = baselines
 
 
 def pairs_of(fold: Fold) -> tuple[tuple[Codes, Codes], ...]:
@@ -169,7 +171,7 @@ def _judge_head(
 
 
 def _judge_baselines(task: Task, quantiles: tuple[float, ...], setting: Setting) -> tuple[tuple[Result, Baseline], ...]:
-    found, reasons = baselines(
+    found, reasons = setting.fit_baselines(
         setting.store,
         task,
         kind=setting.recipe.kind,

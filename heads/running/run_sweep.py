@@ -7,8 +7,8 @@ that it made before.
 
 sweep.json         the options that all runs share, and every run with its point
 POINT/             one run directory for each point
-sweep.csv          a line for each run: its options, metrics, and where it lies, or why it failed
-sweep.md           the points, mean and deviation over their seeds, the best marked
+sweep.csv          a line for each run: its options, metrics, and where it lies, or why it failed; then the baselines
+sweep.md           the points, mean and deviation over their seeds, the best marked and compared with the baselines
 sweep_OPTION.csv   groups of points, where the values of an option are words and numbers (`heads.running.sweep_tables`)
 """
 

@@ -1,4 +1,5 @@
-"""The tables of a sweep: a line for each run, the points side by side, and groups of points by the parts of a name.
+"""The tables of a sweep: a line for each run, the points side by side, and groups of points by the parts of a name. The
+baselines stand below the runs and the points (`heads.running.sweep_baselines`).
 
 An option whose values are a word and a number, such as the blocks ``both_100`` and ``upstream_50``, has two tables more: the
 points by word, and by number.
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heads.judging.metrics import better
+from heads.running.sweep_baselines import comparison, swept_baselines
 from heads.running.swept import SEED, Swept, SweptPoint
 
 TABLE, SUMMARY = "sweep.csv", "sweep.md"
@@ -27,16 +29,23 @@ def write_tables(folder: Path, swept: Swept) -> None:
     earlier = any(run.earlier for run in swept.runs)
     with (folder / TABLE).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        head = [*names, *(f"{part}_{metric}" for part, metric in metrics), "run", "failure"]
+        head = [*names, "baseline", *(f"{part}_{metric}" for part, metric in metrics), "run", "failure"]
         writer.writerow([*head, "earlier"] if earlier else head)
         for run in swept.runs:
-            found = [run.value(part, metric) for part, metric in metrics]
-            cells = ["" if value != value else f"{value:.6g}" for value in found]
-            line = [*(run.point.get(name, "") for name in names), *cells, run.folder.name, run.failure]
+            cells = [_cell(run.value(*metric)) for metric in metrics]
+            line = [*(run.point.get(name, "") for name in names), "", *cells, run.folder.name, run.failure]
             writer.writerow([*line, "earlier" if run.earlier else ""] if earlier else line)
+        for rival in swept_baselines(swept, [(run,) for run in swept.runs], metrics):
+            cells = [_cell(*rival.values[metric]) for metric in metrics]
+            line = [*(rival.point.get(name, "") for name in names), rival.name, *cells, "", ""]
+            writer.writerow([*line, "earlier" if rival.earlier else ""] if earlier else line)
     for name, groups in grouped(swept).items():
         _write_groups(folder / f"sweep_{name}.csv", swept, groups, metrics)
     (folder / SUMMARY).write_text(summary(swept) + "\n")
+
+
+def _cell(value: float = float("nan")) -> str:
+    return "" if value != value else f"{value:.6g}"
 
 
 def _options(swept: Swept) -> list[str]:
@@ -56,7 +65,8 @@ def _metric_names(swept: Swept) -> list[tuple[str, str]]:
 
 
 def summary(swept: Swept) -> str:
-    """The table of the points in Markdown: the metric on validation and test rows, mean and deviation over the seeds."""
+    """The table of the points and the baselines in Markdown: the metric on validation and test rows, mean and deviation over
+    the seeds."""
     names = [name for name in _options(swept) if name != SEED]
     best = swept.best
     earlier = [all(run.earlier for run in point.runs) for point in swept.points]
@@ -74,12 +84,28 @@ def summary(swept: Swept) -> str:
                 failed[0].failure if failed else "",
             ]
         )
+    shown = [(part, swept.metric) for part in ("val", "test")]
+    rivals = swept_baselines(swept, [point.runs for point in swept.points], shown)
+    for rival in rivals:
+        lines.append(
+            [
+                f"baseline {rival.name}{' earlier' if rival.earlier else ''}",
+                *(rival.point.get(name, "") for name in names),
+                "",
+                *(_spread(rival.values[metric]) for metric in shown),
+                "",
+            ]
+        )
     chosen = (
         "the best by its mean on validation rows"
         if best
         else "no point has that metric of validation rows for all seeds"
     )
     said = [markdown(head, lines), f"Mean and standard deviation over the seeds; {chosen}."]
+    if rivals:
+        said[-1] += " A baseline has one line where the options make no difference to it."
+    if line := comparison(swept):
+        said.append(line)
     if any(earlier):
         said.append("Points marked as earlier are of calls with other points, and were not looked at again.")
     for name, groups in grouped(swept).items():
@@ -170,5 +196,4 @@ def _write_groups(file: Path, swept: Swept, groups: Sequence[Group], metrics: Se
             values = [float("nan") if best is None else best.mean(*one) for one in metrics]
             values += [group.mean(*one) for one in metrics]
             said = "" if best is None else ", ".join(f"{name} {value}" for name, value in best.point.items())
-            cells = ["" if value != value else f"{value:.6g}" for value in values]
-            writer.writerow([group.name, len(group.points), said, *cells])
+            writer.writerow([group.name, len(group.points), said, *map(_cell, values)])

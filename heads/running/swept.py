@@ -26,9 +26,16 @@ class SweepRun:
     earlier: bool = False
     """Made by an earlier call with other points, and no part of this one."""
 
-    def value(self, part: str, metric: str) -> float:
-        """A metric of a split; NaN where there is none."""
-        found = (self.metrics or {}).get(part, {}).get(metric)
+    @property
+    def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        """The metrics of the baselines by their names, as metrics.json has them."""
+        found: Mapping[str, Mapping[str, Any]] = (self.metrics or {}).get("baselines", {})
+        return found
+
+    def value(self, part: str, metric: str, baseline: str | None = None) -> float:
+        """A metric of a split, of the head or of a baseline; NaN where there is none."""
+        judged = (self.metrics or {}) if baseline is None else self.baselines.get(baseline, {})
+        found = judged.get(part, {}).get(metric)
         return float(found) if isinstance(found, int | float) else float("nan")
 
 

@@ -18,6 +18,8 @@ from embedcache.errors import HeadError
 from embedcache.rawfeatures import encoder_record
 from embedcache.store import Store
 from heads.baselines import saved_baselines
+from heads.baselines.fit_baselines import baselines
+from heads.baselines.shared_baselines import FitBaselines
 from heads.data.feature_stores import Features
 from heads.data.features import MEMORY_BYTES, pick_device
 from heads.data.labels import TaskKind
@@ -102,9 +104,18 @@ class Training:
 
 
 def train(
-    features: Features, options: TrainOptions, say: Say, *, output: Path | None = None, overwrite: bool = False
+    features: Features,
+    options: TrainOptions,
+    say: Say,
+    *,
+    output: Path | None = None,
+    overwrite: bool = False,
+    fit_baselines: FitBaselines = baselines,
 ) -> Training:
     """Train a head on a store, judge it beside its baselines, and write the run directory.
+
+    Many trainings share what they have in common by one `heads.baselines.shared_baselines.SharedBaselines` as
+    `fit_baselines`.
 
     Raises HeadError or StoreError, and leaves nothing behind then.
     """
@@ -125,7 +136,7 @@ def train(
 
     with threadpool_limits(1, "blas"), runs.new_folder(outdir, overwrite) as folder:
         with told(f"{options.kind} head") as progress:
-            setting = Setting(store, recipe, options.judging, device, progress, say)
+            setting = Setting(store, recipe, options.judging, device, progress, say, fit_baselines)
             outcome = run_once(task, setting) if folds is None else run_folds(task, folds, setting)
         notes = account(outcome, options.judging.decisions.threshold, say)
         save_heads(folder / runs.MODEL, store, outcome, options.judging)

@@ -250,3 +250,93 @@ def test_other_options_are_not_summed_up(tmp_path):
         plan = Sweep({"head": values, "seed": ("0",)})
         sweep(plan, tmp_path / "-".join(values), Trainer(), metric="auprc")
         assert not list((tmp_path / "-".join(values)).glob("sweep_*.csv"))
+
+
+class Beside:
+    """Makes runs with baselines: `prior` is the same in all, `lookup` depends on the options named by `of`."""
+
+    def __init__(self, best, *, of=(), metric="auprc", lookup=0.4):
+        self.best, self.of, self.metric, self.lookup = best, of, metric, lookup
+
+    def __call__(self, point, outdir):
+        outdir.mkdir()
+        lookup = self.lookup + sum(int(point[name]) for name in self.of) / 100
+        both = {
+            name: {"val": {self.metric: v}, "test": {self.metric: v}}
+            for name, v in (("prior", 0.1), ("lookup", lookup))
+        }
+        value = self.best + (0.05 if point["head"] == "mlp" else 0)
+        metrics = {"val": {self.metric: value}, "test": {self.metric: value - 0.1}, "baselines": both}
+        (outdir / METRICS).write_text(json.dumps(metrics))
+        return metrics
+
+
+def rivals(folder):
+    return [line for line in lines(folder) if line["baseline"]]
+
+
+def test_baselines_that_the_runs_agree_on_are_in_both_tables_once(tmp_path):
+    sweep(PLAN, tmp_path / "s", Beside(0.5), metric="auprc")
+    found = rivals(tmp_path / "s")
+    assert [(line["baseline"], line["head"], line["seed"], line["test_auprc"]) for line in found] == [
+        ("prior", "", "", "0.1"),
+        ("lookup", "", "", "0.4"),
+    ]
+    assert [line["run"] for line in found] == ["", ""]
+    summary = (tmp_path / "s" / SUMMARY).read_text()
+    assert (
+        "| baseline prior |  |  | 0.1000 | 0.1000 |  |\n| baseline lookup |  |  | 0.4000 | 0.4000 |  |\n\n" in summary
+    )
+    assert summary.count("lookup") == 2
+
+
+def test_baselines_that_an_option_changes_have_a_line_for_each_of_its_values(tmp_path):
+    plan = Sweep.parse(["head=lr,mlp", "split-seed=1,2"])
+    sweep(plan, tmp_path / "s", Beside(0.5, of=["split-seed"]), metric="auprc")
+    found = [
+        tuple(line[name] for name in ("baseline", "head", "split-seed", "val_auprc")) for line in rivals(tmp_path / "s")
+    ]
+    assert found == [("prior", "", "", "0.1"), ("lookup", "", "1", "0.41"), ("lookup", "", "2", "0.42")]
+    summary = (tmp_path / "s" / SUMMARY).read_text()
+    assert "| baseline lookup |  | 2 |  | 0.4200 | 0.4200 |  |" in summary
+
+
+def test_baselines_that_the_seeds_change_are_a_mean_and_a_deviation(tmp_path):
+    sweep(PLAN, tmp_path / "s", Beside(0.5, of=["seed"]), metric="auprc")
+    assert "| baseline lookup |  |  | 0.4100 ± 0.0100 | 0.4100 ± 0.0100 |  |" in (tmp_path / "s" / SUMMARY).read_text()
+    assert [line["seed"] for line in rivals(tmp_path / "s")] == ["", "0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("best", "metric", "said"),
+    [
+        (0.6, "auprc", "stands over the best baseline, lookup, by 0.1500: test auprc 0.5500 to 0.4000."),
+        (0.4, "auprc", "does not stand over the best baseline, lookup: test auprc 0.3500 to 0.4000."),
+        (0.45, "auprc", "does not stand over the best baseline, lookup: test auprc 0.4000 to 0.4000."),
+        (0.1, "rmse", "stands over the best baseline, prior, by 0.1000: test rmse 0.0000 to 0.1000."),
+        (0.3, "rmse", "does not stand over the best baseline, prior: test rmse 0.2000 to 0.1000."),
+    ],
+)
+def test_whether_the_best_point_stands_over_the_best_baseline_is_said(tmp_path, best, metric, said):
+    sweep(PLAN, tmp_path / "s", Beside(best, metric=metric), metric=metric)
+    assert f"The best point {said}" in (tmp_path / "s" / SUMMARY).read_text()
+
+
+def test_the_best_point_is_compared_with_the_baselines_of_its_own_rows(tmp_path):
+    def trainer(point, outdir):
+        easy = point["split-seed"] == "1"
+        outdir.mkdir()
+        lookup = {"test": {"auprc": 0.9 if easy else 0.3}}
+        return {"val": {"auprc": 0.4 if easy else 0.5}, "test": {"auprc": 0.5}, "baselines": {"lookup": lookup}}
+
+    sweep(Sweep.parse(["split-seed=1,2"]), tmp_path / "s", trainer, metric="auprc")
+    assert "by 0.2000: test auprc 0.5000 to 0.3000" in (tmp_path / "s" / SUMMARY).read_text()
+
+
+def test_baselines_of_earlier_runs_are_marked(tmp_path):
+    plan = Sweep.parse(["head=lr", "split-seed=1"])
+    sweep(plan, tmp_path / "s", Beside(0.5, of=["split-seed"]), metric="auprc")
+    sweep(Sweep.parse(["head=lr", "split-seed=2"]), tmp_path / "s", Beside(0.5, of=["split-seed"]), metric="auprc")
+    found = [(line["baseline"], line["split-seed"], line["earlier"]) for line in rivals(tmp_path / "s")]
+    assert found == [("prior", "", ""), ("lookup", "2", ""), ("lookup", "1", "earlier")]
+    assert "| baseline lookup earlier | " in (tmp_path / "s" / SUMMARY).read_text()
