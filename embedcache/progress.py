@@ -1,4 +1,4 @@
-"""What a running extraction tells: a bar where there is a terminal, a line now and then where there is none."""
+"""What a running command tells: a bar where there is a terminal, a line now and then where there is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """Progress over tokens, with rows a second beside it; written to standard error.
+    """Progress over tokens with rows a second beside it, or over rows; written to standard error.
 
     Parameters
     ----------
@@ -50,16 +50,18 @@ class Progress:
         if self._bar is not None:
             if self._tokens > self._total:  # the estimate was low
                 self._bar.total = self._tokens
-            rate = self._rows / (time.monotonic() - self._started)
-            self._bar.set_postfix_str(f"{rate:,.1f} rows/s", refresh=False)
+            if self._unit != "rows":
+                rate = self._rows / (time.monotonic() - self._started)
+                self._bar.set_postfix_str(f"{rate:,.1f} rows/s", refresh=False)
             self._bar.update(tokens)
         elif time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
             seconds = self._told - self._started
             left = max(self._total - self._tokens, 0) * seconds / max(self._tokens, 1)
+            beside = "" if self._unit == "rows" else f"{self._rows / seconds:,.1f} rows/s  "
             self.say(
                 f"{self._tokens / max(self._total, 1):4.0%}  {self._tokens / seconds:,.0f} {self._unit}/s  "
-                f"{self._rows / seconds:,.1f} rows/s  {duration(left)} left"
+                f"{beside}{duration(left)} left"
             )
 
     def stop(self) -> None:

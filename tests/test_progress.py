@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from embedcache import progress
+from embedcache.exchange.exporting import WRITERS, export_store
 from embedcache.prefetch import prefetched
 from embedcache.progress import Progress, duration, size
+from tests.stores import make_store, random_reads, write_fasta
 
 
 class Terminal(io.StringIO):
@@ -30,6 +33,15 @@ def test_a_terminal_gets_a_bar_with_rows_and_tokens_a_second() -> None:
     assert "rows/s" in screen.getvalue()
 
 
+@pytest.mark.parametrize("form", WRITERS)
+def test_an_export_shows_how_many_rows_have_left(tmp_path: Path, form: str) -> None:
+    store, screen = make_store(tmp_path / "s.zarr", write_fasta(tmp_path / "r.fa", random_reads(50))), Terminal()
+    export_store(store, form, tmp_path / "x", progress=Progress(stream=screen))
+    assert "100%" in screen.getvalue()
+    assert "50.0/50.0" in screen.getvalue()
+    assert screen.getvalue().count("rows/s") == screen.getvalue().count("%")
+
+
 def test_a_log_file_gets_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
     shown = Progress(stream=log)
@@ -40,6 +52,16 @@ def test_a_log_file_gets_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> 
     shown.advance(400, 8)
     assert log.getvalue().startswith(" 50%  ")
     assert "left" in log.getvalue()
+
+
+def test_rows_have_one_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    log = io.StringIO()
+    shown = Progress(stream=log)
+    shown.start(10, "rows")
+    shown.advance(5, 5)
+    assert log.getvalue().startswith(" 50%  ")
+    assert log.getvalue().count("rows/s") == 1
 
 
 def test_quiet_says_nothing() -> None:

@@ -6,7 +6,7 @@ import importlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedcache.errors import InputError, StoreError
@@ -87,7 +87,12 @@ def export_store(
         )
     module, function = WRITERS[form]
     write = getattr(importlib.import_module(f"embedcache.exchange.{module}"), function)
-    remark = _whole(lambda partial: write(selection, *partial), files)
+    told = replace(selection, taken=lambda rows: progress.advance(rows, rows))
+    progress.start(len(selection), "rows")
+    try:
+        remark = _whole(lambda partial: write(told, *partial), files)
+    finally:
+        progress.stop()
     lost = selection.columns if form in WITHOUT_COLUMNS else ()
     lost = tuple(name for name in lost if not (form == "pt" and name == "label"))
     kept = tuple(name for name in selection.columns if name not in lost)

@@ -21,7 +21,7 @@ from embedcache.commit import StoreWriter, create_store, remove_store, sweep_lef
 from embedcache.errors import EmbedcacheError, InputError, StoreError
 from embedcache.exchange.embeddings import LABEL, Values
 from embedcache.exchange.formats import Together
-from embedcache.exchange.joining import with_metadata
+from embedcache.exchange.joining import labelled, with_metadata
 from embedcache.layout import CHUNK_ROWS, DEFAULT_SHARD_ROWS, TOKEN_UNIT, Layout
 from embedcache.plan import digest_of
 from embedcache.preflight import existing_folder
@@ -89,7 +89,10 @@ def import_embeddings(
     EmbedcacheError : a vector is not finite, and `on_bad_row` is ``stop``.
     """
     _check_output(output, options.overwrite)
-    rows = with_metadata(source.rows, options, progress)
+    rows = source.rows
+    if options.metadata is not None:
+        rows = with_metadata(rows, options.metadata, options.id_column, progress)
+    rows = labelled(rows, options.label_column)
     layout = _layout(source, options.dtype)
     alphabet = _alphabet(options.provenance, sequences)
     attributes = _attributes(source, options.provenance, layout, alphabet, sequences is not None)
@@ -101,7 +104,8 @@ def import_embeddings(
         progress.start(len(rows), "rows")
         try:
             for shard in range(layout.shards):
-                progress.advance(writing.write(shard), 0)
+                written = writing.write(shard)
+                progress.advance(written, written)
         finally:
             progress.stop()
     return Imported(len(rows), layout.length if layout.offsets is not None else None, writing.set_aside)

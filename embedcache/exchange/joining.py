@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pyarrow as pa
 
 from embedcache.errors import InputError
@@ -15,34 +13,30 @@ from embedcache.sources.inputs import open_source
 from embedcache.sources.metadata import Join, Metadata
 from embedcache.sources.tables import Table, open_table
 
-if TYPE_CHECKING:
-    from embedcache.exchange.importing import ImportOptions
 
-
-def with_metadata(rows: pa.Table, options: ImportOptions, progress: Progress) -> pa.Table:
-    """Join the columns of ``--metadata`` by id, and call the column of labels label.
+def with_metadata(rows: pa.Table, file: str, id_column: str | None, progress: Progress) -> pa.Table:
+    """Join the columns of a table by id.
 
     Raises
     ------
-    InputError : the table cannot be read, no id matches, or a column comes twice or is missing.
+    InputError : the table cannot be read, no id matches, or a column comes twice.
     """
-    if options.metadata is not None:
-        opened = open_table(input_file(options.metadata, attach=False))
-        metadata = Metadata(Table(opened, options.id_column, sequences=False))
-        join = Join(metadata)
-        columns = join.columns(rows.column(ID).combine_chunks())
-        left = join.finish()
-        rows = with_columns(rows, dict(zip(metadata.schema.names, columns, strict=True)))
-        rows = narrowed(rows, metadata.schema.names if metadata.text else ())
-        if left.records or left.metadata:
-            progress.say(
-                f"metadata {left.records:,} records have no row in the table{_examples(left.record_ids)}, {left.metadata:,} "
-                f"of its rows have no record{_examples(left.metadata_ids)}"
-            )
-    return _labelled(rows, options.label_column)
+    metadata = Metadata(Table(open_table(input_file(file, attach=False)), id_column, sequences=False))
+    join = Join(metadata)
+    columns = join.columns(rows.column(ID).combine_chunks())
+    left = join.finish()
+    rows = with_columns(rows, dict(zip(metadata.schema.names, columns, strict=True)))
+    rows = narrowed(rows, metadata.schema.names if metadata.text else ())
+    if left.records or left.metadata:
+        progress.say(
+            f"metadata {left.records:,} records have no row in the table{_examples(left.record_ids)}, {left.metadata:,} "
+            f"of its rows have no record{_examples(left.metadata_ids)}"
+        )
+    return rows
 
 
-def _labelled(rows: pa.Table, column: str | None) -> pa.Table:
+def labelled(rows: pa.Table, column: str | None) -> pa.Table:
+    """Call a column label; raises `InputError` where it is not there, or another one has that name."""
     if column is None or (column == LABEL and LABEL in rows.column_names):
         return rows
     if column not in rows.column_names:

@@ -5,7 +5,7 @@ Only what every store offers is used, so that merged, concatenated and selected 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,8 @@ class Selection:
     """Columns of the rows table beside the id."""
     feature_names: tuple[str, ...]
     """A name for each column of the embeddings, ``block.number``."""
+    taken: Callable[[int], None] = lambda rows: None
+    """Is told how many rows have been taken, each time that some more are asked for."""
 
     def __len__(self) -> int:
         return len(self.store)
@@ -71,7 +73,9 @@ class Selection:
         """Cut the rows into runs of about 32 MB."""
         step = max(1, _BLOCK_BYTES // (self.dim * self.dtype.itemsize))
         for start in range(0, len(self), step):
-            yield start, min(start + step, len(self))
+            stop = min(start + step, len(self))
+            yield start, stop
+            self.taken(stop - start)
 
     def read(self, start: int, stop: int) -> Values:
         """Vectors of the rows [start, stop), (n, D)."""
@@ -85,6 +89,7 @@ class Selection:
         """Id and what is stored of each record, in row order."""
         for row, name in enumerate(self.ids()):
             yield name, self.record(row)
+            self.taken(1)
 
     def _converted(self, values: Values) -> Values:
         with np.errstate(over="ignore"):
