@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from embedcache.counted import counted
+
 
 @click.group()
 def cache() -> None:
@@ -40,7 +42,7 @@ def list_stores(folder: str, as_json: bool) -> None:
             f"{store.path!s:<{wide}}  {store.encoder:<{name}}  {store.status.rows_done:>12,}  "
             f"{elsewhere[store.path]:>12,}  {size(store.size_bytes):>9}  {store.changed_utc[:16]}  {store.state}"
         )
-    click.echo(f"{len(stores):,} stores, {size(sum(store.size_bytes for store in stores))}")
+    click.echo(f"{counted(len(stores), 'store')}, {size(sum(store.size_bytes for store in stores))}")
 
 
 @cache.command()
@@ -76,4 +78,6 @@ def gc(folder: str, yes: bool, older_than: str, keep_models: tuple[str, ...]) ->
         freed += removal.size_bytes
         click.echo(f"{'removed' if yes else 'would remove'}  {removal.path}  {size(removal.size_bytes)}  {removal.why}")
     left = "" if yes or not found else "; --yes removes them"
-    click.echo(f"{size(freed)} in {len(found):,} of {len(stores):,} stores and left-overs{left}")
+    click.echo(
+        f"{size(freed)} in {len(found):,} of {counted(len(stores), 'store or left-over', 'stores and left-overs')}{left}"
+    )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from embedcache.counted import counted
+
 _SHOWN = 10
 
 
@@ -36,19 +38,25 @@ def duplicates(store: str, threshold: float, output: str | None, device: str, ov
     found = find_repeats(opened, threshold, device=str(find_device(device)))
     if found.unknown:
         whose = "all" if found.unknown == len(opened) else "some"
-        click.echo(f"{found.unknown:,} rows ({whose}) have no sequences: not checked for identical ones")
-    click.echo(f"identical            {found.count(IDENTICAL):,} rows have the sequence of an earlier row")
-    click.echo(f"reverse complements  {found.count(REVERSED):,} sequences are the other strand of an earlier one")
-    click.echo(f"near-duplicates      {found.count(NEAR):,} pairs of other rows have a cosine over {threshold:g}")
+        unknown = counted(found.unknown, f"row ({whose}) has no sequence", f"rows ({whose}) have no sequences")
+        click.echo(f"{unknown}: not checked for identical ones")
+    identical = counted(found.count(IDENTICAL), "row has", "rows have")
+    click.echo(f"identical            {identical} the sequence of an earlier row")
+    reversed_ = counted(found.count(REVERSED), "sequence is", "sequences are")
+    click.echo(f"reverse complements  {reversed_} the other strand of an earlier one")
+    near = counted(found.count(NEAR), "pair of other rows has", "pairs of other rows have")
+    click.echo(f"near-duplicates      {near} a cosine over {threshold:g}")
     sizes = found.sizes
     largest = f", the largest of {int(sizes[0]):,}" if len(sizes) else ""
-    click.echo(f"clusters             {len(sizes):,} of {int(sizes.sum()):,} rows{largest}")
+    click.echo(f"clusters             {len(sizes):,} of {counted(int(sizes.sum()), 'row')}{largest}")
     for one, other, rows in found.splits:
-        click.echo(f"across splits        {rows:,} rows of {one} have a repeat in {other}")
+        click.echo(
+            f"across splits        {counted(rows, f'row of {one} has', f'rows of {one} have')} a repeat in {other}"
+        )
     table = pairs_table(opened, found)
     if output is not None:
         write_tsv([table], Path(output))
-        click.echo(f"{output}: {len(table):,} pairs")
+        click.echo(f"{output}: {counted(len(table), 'pair')}")
     elif len(table):
         for line in aligned(table.slice(0, _SHOWN)):
             click.echo(line)

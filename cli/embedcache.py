@@ -18,6 +18,7 @@ from cli.plot import plot
 from cli.search import search
 from cli.views import concat, merge, select
 from cli.windows import windows
+from embedcache.counted import counted, counted_of
 
 if TYPE_CHECKING:
     from embedcache.store import Store
@@ -70,14 +71,14 @@ def info(store: str) -> None:
     click.echo(f"{opened.path}")
     if not state.complete:
         doing = "being written" if state.running else "not finished: run the same extraction again"
-        click.echo(f"  CAUTION     {doing}; {state.shards_done} of {state.shards} shards are there")
+        click.echo(f"  CAUTION     {doing}; {counted_of(state.shards_done, state.shards, 'shard')} there")
     click.echo(f"  rows        {len(opened):,} from {opened.attrs['input']}")
     for transform in opened.attrs.get("transforms", ()):
         click.echo(f"  made by     {transform}")
     if opened.per_token:
         click.echo(f"  tokens      {opened.length:,}, none pooled: row i has tokens offsets[i] to offsets[i+1]")
     bytes_ = size(opened.length * opened.dim * opened.dtype.itemsize)
-    where = "in its parts" if isinstance(opened, VirtualStore) else f"in {state.shards} shards"
+    where = "in its parts" if isinstance(opened, VirtualStore) else f"in {counted(state.shards, 'shard')}"
     click.echo(
         f"  values      {opened.dim:,} {opened.dtype} a {'token' if opened.per_token else 'row'}, {bytes_} {where}"
     )
@@ -86,7 +87,9 @@ def info(store: str) -> None:
         on_disk = f", {size(stored)} on disk" if stored else ""
         click.echo(f"  compressed  {opened.compress}{on_disk}: single rows read slowly")
     for part in opened.parts if isinstance(opened, VirtualStore) else ():
-        click.echo(f"  part        {part.path}: {len(part):,} rows x {part.dim:,} of {part.attrs['encoder']['name']}")
+        click.echo(
+            f"  part        {part.path}: {counted(len(part), 'row')} x {part.dim:,} of {part.attrs['encoder']['name']}"
+        )
     if opened.attrs.get("asked"):
         click.echo(f"  {state.kind:<11} {', '.join(f'{key} {value}' for key, value in opened.attrs['asked'].items())}")
     for block in opened.blocks:
@@ -111,11 +114,11 @@ def info(store: str) -> None:
     if len(opened.quarantined):
         ids = ", ".join(opened.column("id").take(opened.quarantined[:5]).to_pylist())
         more = "..." if len(opened.quarantined) > 5 else ""
-        click.echo(f"  set aside   {len(opened.quarantined):,} rows without an embedding: {ids}{more}")
+        click.echo(f"  set aside   {counted(len(opened.quarantined), 'row')} without an embedding: {ids}{more}")
     for other, rows in reused_rows(store).items():
-        click.echo(f"  reused      {rows:,} rows from {other}")
+        click.echo(f"  reused      {counted(rows, 'row')} from {other}")
     for run_ in read_throughput(store):
-        click.echo(f"  run         {run_['started_at_utc']} on {run_['host']}: {run_['rows']:,} rows in "
+        click.echo(f"  run         {run_['started_at_utc']} on {run_['host']}: {counted(run_['rows'], 'row')} in "
                    f"{run_['seconds']:,.1f} s, {run_['tokens_per_second']:,.0f} {run_['unit']}/s")  # fmt: skip
 
 
@@ -123,7 +126,7 @@ def _values(store: Store, column: str) -> str:
     counts = store.column(column).value_counts().to_pylist()
     counts.sort(key=lambda entry: -entry["counts"])
     shown = ", ".join(f"{entry['values']} {entry['counts']:,}" for entry in counts[:6])
-    return shown + (f" and {len(counts) - 6:,} more values" if len(counts) > 6 else "")
+    return shown + (f" and {counted(len(counts) - 6, 'more value')}" if len(counts) > 6 else "")
 
 
 @cli.command()
@@ -138,8 +141,12 @@ def status(store: str, as_json: bool) -> None:
         click.echo(json.dumps(state.to_dict()))
         return
     what = "complete" if state.complete else "being written" if state.running else "not finished"
-    shards = f"{state.shards_done} of {state.shards} shards" if state.shards else f"{state.kind} from other stores"
-    click.echo(f"{store}: {what}, {shards}, {state.rows_done:,} of {state.rows:,} rows")
+    shards = (
+        f"{state.shards_done} of {counted(state.shards, 'shard')}"
+        if state.shards
+        else f"{state.kind} from other stores"
+    )
+    click.echo(f"{store}: {what}, {shards}, {state.rows_done:,} of {counted(state.rows, 'row')}")
 
 
 @cli.command()

@@ -11,6 +11,7 @@ import click
 
 from cli.input_options import INPUT_NAMES, input_options, with_records
 from cli.sections import OfExtraction
+from embedcache.counted import counted
 
 if TYPE_CHECKING:
     from embedcache.input_options import InputOptions
@@ -142,8 +143,8 @@ def extract(
         progress.say(f"{'         ' if number else 'done     '}{line}")
     if throughput.overlong or throughput.set_aside:
         progress.say(
-            f"         {throughput.overlong:,} rows were over the limit of {encoder.token_limit} tokens, "
-            f"{throughput.set_aside:,} rows were set aside (see `embedcache info {output}`)"
+            f"         {counted(throughput.overlong, 'row was', 'rows were')} over the limit of {encoder.token_limit} "
+            f"tokens, {counted(throughput.set_aside, 'row was', 'rows were')} set aside (see `embedcache info {output}`)"
         )
     train = "" if "none" in options.poolings else f"    heads train --features {output}"
     progress.say(f"next     embedcache info {output}{train}")

@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from embedcache.counted import counted
+
 
 @click.command()
 @click.argument("store", type=click.Path())
@@ -39,4 +41,4 @@ def head(store: str, rows: int, columns: str | None, form: str | None) -> None:
         for line in aligned(table):
             click.echo(line)
         each = "values a token, the first token is shown" if opened.per_token else "values"
-        click.echo(f"{len(table):,} of {len(opened):,} rows; {opened.dim:,} {each}")
+        click.echo(f"{len(table):,} of {counted(len(opened), 'row')}; {opened.dim:,} {each}")

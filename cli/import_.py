@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from embedcache.counted import counted
+
 FORMATS = ("auto", "pt", "npy", "npz", "hdf5", "parquet", "h5ad", "safetensors")
 
 
@@ -83,8 +85,8 @@ def import_(
     letters = None if sequences is None else read_sequences(sequences, source.rows.column("id"), id_column, progress)
     made = import_embeddings(source, letters, Path(output), options, progress)
     aside = f", {made.set_aside:,} of them set aside without a vector" if made.set_aside else ""
-    tokens = "" if made.tokens is None else f" with {made.tokens:,} tokens"
-    progress.say(f"done     {made.rows:,} rows{tokens}{aside}")
+    tokens = "" if made.tokens is None else f" with {counted(made.tokens, 'token')}"
+    progress.say(f"done     {counted(made.rows, 'row')}{tokens}{aside}")
     train = f"    heads train --features {output}" if made.tokens is None else ""
     progress.say(f"next     embedcache info {output}{train}")
 

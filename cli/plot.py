@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from embedcache.counted import counted
+
 
 @click.command()
 @click.argument("store", type=click.Path())
@@ -55,4 +57,5 @@ def plot(
     write_page(page, opened, projection, colouring, shapes, title)
     click.echo(f"{picture} and {page}: {some}; {', '.join(projection.axes)}")
     if len(opened) > projection.usable:
-        click.echo(f"{len(opened) - projection.usable:,} rows without an embedding are left out")
+        left = counted(len(opened) - projection.usable, "row without an embedding is", "rows without an embedding are")
+        click.echo(f"{left} left out")

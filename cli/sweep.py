@@ -11,6 +11,7 @@ import click
 
 from cli.run_options import FEATURES, FOLDER, METRICS
 from cli.train import run_training, train
+from embedcache.counted import counted, counted_of
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -91,7 +92,8 @@ def sweep(
     except KeyboardInterrupt:
         done = len(list(output.glob("*/metrics.json")))
         raise Interrupted(
-            f"stopped by Ctrl-C: {done} of {len(points.points)} runs are finished and stay; run the same command to go on"
+            f"stopped by Ctrl-C: {counted_of(done, len(points.points), 'run')} finished and kept; run the same command "
+            "to go on"
         ) from None
     click.echo("\n" + summary(swept))
     tables = sorted(file for file in output.iterdir() if file.suffix in (".csv", ".md"))
@@ -104,7 +106,8 @@ def sweep(
         words = [word for name, value in first.point.items() for word in (f"--{name}", value)]
         command = ["heads", "train", *_flags(features), *shared, *words, "--output", str(first.folder)]
         click.echo(
-            f"{len(swept.failed)} of {len(points.points)} runs failed; to see why: {shlex.join(command)}", err=True
+            f"{len(swept.failed)} of {counted(len(points.points), 'run')} failed; to see why: {shlex.join(command)}",
+            err=True,
         )
         context.exit(1)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from embedcache.cachefolder import CachedStore, gives, may_be_written, of_one_encoding, weigh
 from embedcache.commit import remove_store
+from embedcache.counted import counted
 from embedcache.errors import EmbedcacheError, InputError
 from embedcache.keys import UNKNOWN, KeyForm, Keys, KeyTable
 from embedcache.known import LEFT_OVER
@@ -148,7 +149,7 @@ def _is_own(path: Path, stem: str) -> bool:
 def _progress(store: CachedStore) -> str:
     state = store.status
     age = duration(time.time() - store.changed)
-    return f"not finished: {state.shards_done} of {state.shards} shards, last changed {age} ago"
+    return f"not finished: {state.shards_done} of {counted(state.shards, 'shard')}, last changed {age} ago"
 
 
 def _redundant(stores: Sequence[CachedStore], may_go: Callable[[CachedStore], bool]) -> list[Removal]:

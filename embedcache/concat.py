@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from embedcache import __version__
 from embedcache.copying import materialize
+from embedcache.counted import counted
 from embedcache.errors import InputError, StoreError
 from embedcache.pieces import Piece
 from embedcache.progress import Progress
@@ -115,7 +116,9 @@ def concat(
     made = concatenate(stacked, duplicate_ids, output)
     for one in stacked:
         attached = ", ".join(f"{name} {value}" for name, value in one.attached.items())
-        progress.say(f"store    {one.store.path}: {len(one.store):,} rows{f', {attached}' if attached else ''}")
+        progress.say(
+            f"store    {one.store.path}: {counted(len(one.store), 'row')}{f', {attached}' if attached else ''}"
+        )
     write(made, output, progress, materialized=materialized, overwrite=overwrite)
     return open_store(output)
 
@@ -128,7 +131,7 @@ def write(made: VirtualStore, output: Path, progress: Progress, *, materialized:
         else:
             write_virtual(made, place, output)
     progress.say(
-        f"made     {output}: {len(made):,} rows x {made.dim:,} {made.dtype} of {made.attrs['encoder']['name']}"
+        f"made     {output}: {counted(len(made), 'row')} x {made.dim:,} {made.dtype} of {made.attrs['encoder']['name']}"
     )
 
 
@@ -215,8 +218,9 @@ def _twice(ids: pa.ChunkedArray, stores: Sequence[Store], borders: Sequence[int]
     several = np.flatnonzero(np.bincount(indices) > 1)
     first, second = np.flatnonzero(indices == several[0])[:2]
     one, two = (stores[int(np.searchsorted(borders, row, side="right")) - 1].path for row in (first, second))
+    ids = counted(len(several), "id occurs", "ids occur")
     return StoreError(
-        f"the id '{codes.dictionary[int(several[0])]}' is in {one} and in {two}, and {len(several):,} ids occur twice: tell "
+        f"the id '{codes.dictionary[int(several[0])]}' is in {one} and in {two}, and {ids} twice: tell "
         "them apart with --duplicate-ids suffix or prefix"
     )
 

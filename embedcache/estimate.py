@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcache.alphabet import DNA
+from embedcache.counted import counted
 from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoders.fidelity import no_faster_here
 from embedcache.encoders.linear import product_type
@@ -101,21 +102,24 @@ class InputPart:
         """As people read it."""
         tokens = f", {self.tokens:,} {self.unit}" if self.unit != "letters" else ""
         yield (
-            f"input    {self.name}: {self.rows:,} rows, {self.letters:,} letters{tokens} "
+            f"input    {self.name}: {counted(self.rows, 'row')}, {counted(self.letters, 'letter')}{tokens} "
             f"({self.tokens / self.rows:,.0f} a row, the longest about {self.longest_tokens:,})"
         )
         if self.overlong_rows:
             yield (
-                f"         {self.overlong_rows:,} rows ({self.overlong_rows / self.rows:.1%}) are over the limit of "
+                f"         {self._part(self.overlong_rows, 'is', 'are')} over the limit of "
                 f"{self.token_limit:,} {self.unit}: --overlong {self.overlong}"
             )
         if self.known_rows:
-            yield f"         {self.known_rows:,} rows ({self.known_rows / self.rows:.1%}) are known and are not encoded"
+            yield f"         {self._part(self.known_rows, 'is', 'are')} known and not encoded"
         if self.repeated_rows:
             yield (
-                f"         {self.repeated_rows:,} rows ({self.repeated_rows / self.rows:.1%}) have the sequence of another "
-                "and are not encoded again"
+                f"         {self._part(self.repeated_rows, 'has', 'have')} the sequence of another, which is encoded once"
             )
+
+    def _part(self, rows: int, has: str, have: str) -> str:
+        share = f"({rows / self.rows:.1%})"
+        return counted(rows, f"row {share} {has}", f"rows {share} {have}")
 
 
 @dataclass(frozen=True)

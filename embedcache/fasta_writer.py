@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.plan import check_unique
 from embedcache.records import ID, SEQUENCE, Source
@@ -40,11 +41,11 @@ class Written:
 
     def lines(self) -> Iterator[str]:
         """It as lines for the terminal."""
-        yield f"wrote    {self.fasta}: {self.records:,} records, {self.letters:,} letters"
+        yield f"wrote    {self.fasta}: {counted(self.records, 'record')}, {counted(self.letters, 'letter')}"
         yield f"         {self.table}: their columns, by id"
         for name, counts in self.values.items():
             shown = ", ".join(f"{value} {count:,}" for value, count in counts.most_common(_MOST_VALUES))
-            more = f" and {len(counts) - _MOST_VALUES:,} more values" if len(counts) > _MOST_VALUES else ""
+            more = f" and {counted(len(counts) - _MOST_VALUES, 'more value')}" if len(counts) > _MOST_VALUES else ""
             yield f"{name:<9}{shown}{more}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from embedcache.counted import counted
 from embedcache.plan import NarrowestType
 from embedcache.records import ID
 from embedcache.select import selection
@@ -38,7 +39,9 @@ def with_columns(store: Store, file: Path) -> tuple[VirtualStore, str]:
         typed = column.cast(narrowest.type)
         at = table.schema.get_field_index(name)
         table = table.append_column(name, typed) if at < 0 else table.set_column(at, name, typed)
-    said = f"{file}: {', '.join(metadata.schema.names)} joined by id to {len(store) - left.records:,} of {len(store):,} rows"
+    joined = f"{len(store) - left.records:,} of {counted(len(store), 'row')}"
+    said = f"{file}: {', '.join(metadata.schema.names)} joined by id to {joined}"
     said += f", in place of the store's own {', '.join(replaced)}" if replaced else ""
-    said += f"; {left.metadata:,} rows of the table have no partner" if left.metadata else ""
+    if left.metadata:
+        said += f"; {counted(left.metadata, 'row of the table has', 'rows of the table have')} no partner"
     return VirtualStore(store.path, made.attrs, made.parts, made.pieces, table), said

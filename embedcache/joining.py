@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedcache.commit import write_durably
+from embedcache.counted import counted
 from embedcache.errors import StoreError
 from embedcache.joinkeys import Keys
 from embedcache.pieces import ABSENT, Rows
@@ -51,7 +52,8 @@ class Missing:
 
     def __str__(self) -> str:
         shown = ", ".join(self.ids.slice(0, SHOWN).to_pylist()) + ("..." if len(self.ids) > SHOWN else "")
-        return f"{len(self.ids):,} ids of {self.found_in} are not in {self.missing_in} ({shown})"
+        ids = counted(len(self.ids), f"id of {self.found_in} is", f"ids of {self.found_in} are")
+        return f"{ids} not in {self.missing_in} ({shown})"
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,10 @@ def _refuse_several(name: str, store: Store, ids: pa.Array, codes: Rows, counts:
         code = int(next(code for code in codes if code >= 0 and counts[code] > 1))
         rows = np.flatnonzero(codes == code)
         own = ", ".join(store.ids[rows[:SHOWN]]) + ("..." if len(rows) > SHOWN else "")
+        several = counted(int((counts > 1).sum()), f"id of {name} has", f"ids of {name} have")
         raise StoreError(
-            f"{store.path} has {len(rows)} rows of the id '{ids[code]}' ({own}), and {int((counts > 1).sum()):,} ids of "
-            f"{name} have several: say with --aggregate mean, max, longest or first what becomes of them"
+            f"{store.path} has {len(rows)} rows of the id '{ids[code]}' ({own}), and {several} several: say with "
+            "--aggregate mean, max, longest or first what becomes of them"
         )
 
 

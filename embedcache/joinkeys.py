@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedcache.counted import counted
 from embedcache.errors import InputError, StoreError
 from embedcache.records import ID
 from embedcache.sources.files import input_file
@@ -95,8 +96,9 @@ def _of_pattern(text: str) -> IdMap:
     group: str | int = "id" if "id" in pattern.groupindex else 1
     if group == 1 and pattern.groups != 1:
         raise InputError(
-            f"--id-map {text}: there is no such file, and as a regular expression it has {pattern.groups} groups: put the "
-            "part of the id that stays in the only group, such as '(.+)[FR][123]$', or call it (?P<id>...)"
+            f"--id-map {text}: there is no such file, and as a regular expression it has "
+            f"{counted(pattern.groups, 'group')}: put the part of the id that stays in the only group, such as "
+            "'(.+)[FR][123]$', or call it (?P<id>...)"
         )
 
     def apply(ids: pa.Array) -> pa.Array:
@@ -110,7 +112,8 @@ def _of_table(text: str) -> IdMap:
     table = open_table(input_file(text, attach=False))
     if len(table.names) != 2:
         raise InputError(
-            f"--id-map {text} has {len(table.names)} columns: it needs two, an id of the store and the id that it becomes"
+            f"--id-map {text} has {counted(len(table.names), 'column')}: it needs two, an id of the store and the id that "
+            "it becomes"
         )
     batches = list(table.arrays())
     own, common = (
@@ -133,7 +136,8 @@ def name_stores(stores: Sequence[Store], given: Sequence[str] | None) -> dict[st
     """
     names = list(given) if given is not None else [store.path.resolve().name.removesuffix(".zarr") for store in stores]
     if len(names) != len(stores):
-        raise InputError(f"--names has {len(names)} names for {len(stores)} stores: give one for each, in their order")
+        count = f"{counted(len(names), 'name')} for {counted(len(stores), 'store')}"
+        raise InputError(f"--names has {count}: give one for each, in their order")
     if len({*names}) < len(names) or not all(names):
         raise InputError(f"two stores would be called the same ({', '.join(names)}): tell them apart with --names A,B")
     return dict(zip(names, stores, strict=True))

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
+from embedcache.counted import counted, counted_of
 from embedcache.encoding import Encoding
 from embedcache.errors import EmbedcacheError, InputError, StoreError
 from embedcache.keys import UNKNOWN, KeyForm, Keys, KeyTable, Rows
@@ -134,7 +135,7 @@ def open_known(
             except (EmbedcacheError, OSError) as error:
                 say(f"cache    skipped: {error}")
         fitting = len(found) - before
-        say(f"cache    {folder}: {fitting:,} of {fitting + others:,} stores are of this encoding")
+        say(f"cache    {folder}: {counted_of(fitting, fitting + others, 'store')} of this encoding")
     return list(found.values())
 
 
@@ -266,8 +267,8 @@ class Forecast:
         """As people read it; nothing where all is to be encoded."""
         for store, rows in self.reused:
             if rows:
-                yield f"{rows:,} of {self.rows:,} rows are known from {store.path}"
+                yield f"{counted_of(rows, self.rows, 'row')} known from {store.path}"
         if self.kept:
-            yield f"{self.kept:,} rows are in the store already"
+            yield f"{counted(self.kept, 'row is', 'rows are')} in the store already"
         if self.identical:
-            yield f"{self.identical:,} rows have the sequence of another row"
+            yield f"{counted(self.identical, 'row has', 'rows have')} the sequence of another row"

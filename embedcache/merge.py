@@ -17,6 +17,7 @@ import pyarrow as pa
 from embedcache import __version__
 from embedcache.aggregate import aggregated_attributes, write_aggregated
 from embedcache.copying import materialize, write_rows
+from embedcache.counted import counted
 from embedcache.errors import StoreError
 from embedcache.fingerprint import fingerprint
 from embedcache.joining import Join, Side, join, write_missing
@@ -91,12 +92,14 @@ def merge(paths: Sequence[Path], output: Path, options: MergeOptions, progress: 
 
 def _say_keys(name: str, store: Store, keys: Keys, has_map: bool, say: Say) -> None:
     of = store.attrs["encoder"]["name"]
-    say(f"store    {name}: {len(store):,} rows x {store.dim:,} {store.dtype} of {of}, {store.path}")
+    say(f"store    {name}: {counted(len(store), 'row')} x {store.dim:,} {store.dtype} of {of}, {store.path}")
     if has_map and keys.unmapped:
         shown = ", ".join(keys.unmapped[:3]) + ("..." if len(keys.unmapped) > 3 else "")
-        say(f"         --id-map says nothing of {len(keys.unmapped):,} ids, which stay as they are ({shown})")
+        ids = counted(len(keys.unmapped), "id, which stays as it is", "ids, which stay as they are")
+        say(f"         --id-map says nothing of {ids} ({shown})")
     if keys.names.null_count:
-        say(f"         {keys.names.null_count:,} rows have nothing to be joined by, and take no part")
+        one, several = "row has nothing to be joined by and takes", "rows have nothing to be joined by and take"
+        say(f"         {counted(keys.names.null_count, one, several)} no part")
 
 
 def _say_merged(merged: Store, joined: Join, how: Mapping[str, str], output: Path, say: Say) -> None:
@@ -107,7 +110,7 @@ def _say_merged(merged: Store, joined: Join, how: Mapping[str, str], output: Pat
     for one in joined.missing:
         say(f"missing  {one}")
     blocks = ", ".join(f"{block.name} {block.stop - block.start:,}" for block in merged.blocks)
-    say(f"merged   {output}: {len(merged):,} rows x {merged.dim:,} {merged.dtype} ({blocks})")
+    say(f"merged   {output}: {counted(len(merged), 'row')} x {merged.dim:,} {merged.dtype} ({blocks})")
 
 
 class _Merge:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedcache.counted import counted
 from embedcache.errors import StoreError
 from embedcache.joining import Join
 from embedcache.pieces import ABSENT, Rows
@@ -59,9 +60,10 @@ def _joined(
         both = held if held.null_count == 0 else pc.coalesce(left, right)
         return table.set_column(table.schema.get_field_index(column), column, both)
     if column in agreeing:
+        ids = counted(pc.sum(differ).as_py(), "id disagrees", "ids disagree")
         raise StoreError(
             f"'{table[ID][row]}' has {column} {left[row].as_py()!r} in one store and {right[row].as_py()!r} in "
-            f"{store.path}, and {pc.sum(differ).as_py():,} ids disagree: correct one of the two inputs, and run its "
+            f"{store.path}, and {ids}: correct one of the two inputs, and run its "
             "extraction again"
         )
     return _with(table, f"{column}_{name}", values)

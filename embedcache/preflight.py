@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from embedcache import __version__
 from embedcache.alphabet import Letters, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store
+from embedcache.counted import counted, counted_of
 from embedcache.encoders.encoder import Encoder
 from embedcache.encoders.readout import ReadoutBlock
 from embedcache.encoding import Encoding
@@ -217,7 +218,7 @@ def _check_shard_rows(output: Path, options: Options) -> None:
     """Raise `StoreError` if a store's shards are of another size than the one asked for."""
     had = read_layout(output).shard_rows
     if options.shard_rows and options.shard_rows != had:
-        raise StoreError(f"{output} has shards of {had:,} rows: leave out --shard-rows, or --restart")
+        raise StoreError(f"{output} has shards of {counted(had, 'row')}: leave out --shard-rows, or --restart")
 
 
 def check_lengths(source: Source, encoding: Encoding) -> None:
@@ -293,7 +294,7 @@ def _report(
     encoder = encoding.encoder
     outside = plan.letters.outside(encoder.alphabet)
     left = source.unmatched
-    progress.say(f"input    {source.name}: {plan.rows:,} records, {plan.total_letters:,} letters")
+    progress.say(f"input    {source.name}: {counted(plan.rows, 'record')}, {counted(plan.total_letters, 'letter')}")
     for remark in remarks_of(source):
         progress.say(remark)
     if outside:
@@ -302,14 +303,11 @@ def _report(
             "token of their own and are encoded as unknown" if encoder.unit == "tokens" else "column and are left out"
         )
         progress.say(
-            f"         {sum(outside.values()):,} letters have no {fate}: "
+            f"         {counted(sum(outside.values()), 'letter has', 'letters have')} no {fate}: "
             + ", ".join(f"{letter} {count:,}" for letter, count in most)
         )
     if left is not None and (left.records or left.metadata):
-        progress.say(
-            f"metadata {left.records:,} records have no row in the table{_examples(left.record_ids)}, "
-            f"{left.metadata:,} of its rows have no record{_examples(left.metadata_ids)}"
-        )
+        progress.say(f"metadata {left}")
     for line in _scope_lines(encoding.scope, plan):
         progress.say(line)
     kind = " with RANDOM WEIGHTS: the embeddings mean nothing" if encoder.meaningless else ""
@@ -318,25 +316,26 @@ def _report(
         progress.say(f"         its weights are licensed {encoder.origin.licence}: no commercial use")
     free = size(shutil.disk_usage(existing_folder(output)).free)
     packed = f" before {layout.compress} compression" if layout.compress else ""
-    tokens_of = "" if layout.offsets is None else f" with {layout.length:,} tokens"
+    tokens_of = "" if layout.offsets is None else f" with {counted(layout.length, 'token')}"
     progress.say(
-        f"store    {output}: {layout.rows:,} rows{tokens_of} x {layout.dim:,} {layout.dtype} = "
+        f"store    {output}: {counted(layout.rows, 'row')}{tokens_of} x {layout.dim:,} {layout.dtype} = "
         f"{size(layout.length * layout.row_bytes)}{packed}, {free} free; "
-        f"{layout.shards} shards of {layout.shard_rows:,} rows"
+        f"{counted(layout.shards, 'shard')} of {counted(layout.shard_rows, 'row')}"
     )
     encode = sum(task.encode for task in todo.values())
     if not todo:
         progress.say("to do    nothing: all shards are there")
     elif not encode:
-        progress.say(f"to do    only metadata has changed: {len(todo)} rows parts are rewritten, nothing is encoded")
+        parts = counted(len(todo), "part of the rows table is", "parts of the rows table are")
+        progress.say(f"to do    only metadata has changed: {parts} rewritten, nothing is encoded")
     else:
         done = layout.shards - len(todo)
-        already = f"{done} of {layout.shards} shards are there; " if done else ""
+        already = f"{counted_of(done, layout.shards, 'shard')} there; " if done else ""
         for line in forecast.lines():
             progress.say(f"known    {line}")
         work = f"about {tokens:,.0f} {encoder.unit}, about {duration(seconds)}"
         if forecast.encoded < forecast.rows:
-            work = f"{forecast.encoded:,} rows to encode, {work}" if forecast.encoded else "no row to encode"
+            work = f"{counted(forecast.encoded, 'row')} to encode, {work}" if forecast.encoded else "no row to encode"
         progress.say(f"to do    {already}{work}")
 
 
@@ -346,9 +345,12 @@ def _scope_lines(scope: Scope, plan: Plan) -> Iterator[str]:
         around = "the middle of each sequence" if scope.center is None else f"the column '{scope.center}'"
         yield f"views    {names} around {around}, each a block"
     if plan.reaching:
-        padding = f"the {plan.missing_letters:,} letters beyond their ends are padding"
+        padding = (
+            counted(plan.missing_letters, "letter beyond their ends is", "letters beyond their ends are") + " padding"
+        )
         fate = {"pad": padding, "drop": "they are set aside", "shorten": "their views are shorter"}[scope.edge]
-        yield f"         {plan.reaching:,} records do not reach as far as their widest views: {fate} (--edge)"
+        records = counted(plan.reaching, "record does", "records do")
+        yield f"         {records} not reach as far as their widest views: {fate} (--edge)"
     if scope.strands == AVERAGE:
         yield "strands  both are encoded, and their vectors averaged"
     elif scope.strands == CANONICAL:
@@ -382,10 +384,6 @@ def _tell_of(known: list[KnownStore], forecast: Forecast, encoder: Encoder, prog
                 f"caution  {store.path} was computed with {'; '.join(changed)}: the last bits of its rows may "
                 "differ from those of rows that are encoded here"
             )
-
-
-def _examples(ids: tuple[str, ...]) -> str:
-    return f" ({', '.join(ids[:3])}{'...' if len(ids) > 3 else ''})" if ids else ""
 
 
 def existing_folder(path: Path) -> Path:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from embedcache.counted import counted
+
 ID = "id"
 SEQUENCE = "sequence"
 RESERVED = ("row", ID, "digest", "rc_digest", SEQUENCE, "length", "n_tokens")
@@ -22,6 +24,18 @@ class Unmatched:
     record_ids: tuple[str, ...]
     metadata: int
     metadata_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        records = counted(self.records, "record has", "records have")
+        rows = counted(self.metadata, "of its rows has", "of its rows have")
+        return (
+            f"{records} no row in the table{examples(self.record_ids)}, {rows} no record{examples(self.metadata_ids)}"
+        )
+
+
+def examples(ids: tuple[str, ...]) -> str:
+    """The first three ids for a message, `` (a, b, c...)``; nothing where there are none."""
+    return f" ({', '.join(ids[:3])}{'...' if len(ids) > 3 else ''})" if ids else ""
 
 
 class Source(Protocol):

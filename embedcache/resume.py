@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from embedcache.alphabet import digests
+from embedcache.counted import counted
 from embedcache.encoding import Encoding
 from embedcache.errors import StoreError
 from embedcache.layout import Layout, StorePaths, read_layout
@@ -96,7 +97,9 @@ def compare(
     """Tell the shards to do from the commit records; raises `StoreError` if committed sequences have changed."""
     encoded = before.rows if len(commits) == before.shards else sum(commit.rows for commit in commits.values())
     if layout.rows < encoded:
-        raise StoreError(f"{output} was made from {encoded:,} records, the input now has {layout.rows:,}: {ANEW}")
+        raise StoreError(
+            f"{output} was made from {counted(encoded, 'record')}, the input now has {layout.rows:,}: {ANEW}"
+        )
     _check_places(source, layout, before, output)
     todo: dict[int, Todo] = {}
     for shard in range(layout.shards):

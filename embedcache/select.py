@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedcache.concat import inherited, write
+from embedcache.counted import counted
 from embedcache.errors import InputError, StoreError
 from embedcache.pieces import Piece, Rows
 from embedcache.progress import Progress
@@ -123,7 +124,7 @@ def chosen_rows(store: Store, options: SelectOptions, say: Callable[[str], None]
     rows = np.arange(len(store))
     if options.where is not None:
         rows = rows[matching(store, options.where)]
-        say(f"where    {len(rows):,} of {len(store):,} rows")
+        say(f"where    {len(rows):,} of {counted(len(store), 'row')}")
     if options.ids is not None:
         rows = np.intersect1d(rows, _rows_of_ids(store, options.ids, say))
     splits = _codes(store, options.split) if options.split in store.column_names else None
@@ -213,7 +214,9 @@ def table_of_counts(store: Store, options: SelectOptions) -> list[str]:
         (str(one[names[0]]), str(one[names[-1]]) if len(names) == 2 else "rows"): one["count_all"] for one in counts
     }
     if len(columns) > 20:
-        return [f"         {row}: {sum(n for (name, _), n in held.items() if name == row):,} rows" for row in rows]
+        return [
+            f"         {row}: {counted(sum(n for (name, _), n in held.items() if name == row), 'row')}" for row in rows
+        ]
     title = f"{names[0]} x {names[-1]}" if len(names) == 2 else names[0]
     lines = [[title, *columns], *([row, *(f"{held.get((row, column), 0):,}" for column in columns)] for row in rows)]
     first, *others = [max(map(len, cells)) for cells in zip(*lines, strict=True)]

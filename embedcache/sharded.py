@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from embedcache.counted import counted_of
 from embedcache.errors import StoreError
 from embedcache.layout import StorePaths, read_layout
 from embedcache.records import SEQUENCE
@@ -39,8 +40,8 @@ class ShardedStore(Store):
         if missing and not partial:
             done = self.layout.shards - len(missing)
             raise StoreError(
-                f"{self.path} is not finished: {done} of {self.layout.shards} shards are there. Run the same extraction "
-                "again to finish it, or open it with open_store(path, partial=True)"
+                f"{self.path} is not finished: {counted_of(done, self.layout.shards, 'shard')} there. Run the same "
+                "extraction again to finish it, or open it with open_store(path, partial=True)"
             )
         if self.attrs.get("metadata_pending") and not partial:
             raise StoreError(

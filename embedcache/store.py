@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import StoreError
 from embedcache.exchange.conversions import Conversions
 from embedcache.fingerprint import fingerprint
@@ -245,8 +246,8 @@ class Store(Conversions, ABC):
 
     def __repr__(self) -> str:
         name = self.attrs["encoder"]["name"]
-        tokens = f" in {self.length:,} tokens" if self.per_token else ""
-        return f"<Store {self.path}: {len(self):,} rows{tokens} x {self.dim} {self.dtype} of {name}>"
+        tokens = f" in {counted(self.length, 'token')}" if self.per_token else ""
+        return f"<Store {self.path}: {counted(len(self), 'row')}{tokens} x {self.dim} {self.dtype} of {name}>"
 
     @property
     @abstractmethod
@@ -408,7 +409,7 @@ class Store(Conversions, ABC):
             raise TypeError(f"rows are chosen by whole numbers or by a mask, not by {wanted.dtype}")
         wanted = wanted.astype(np.int64, copy=False)
         if wanted.size and (wanted.min() < -len(self) or wanted.max() >= len(self)):
-            raise IndexError(f"row index out of range: the store has {len(self):,} rows")
+            raise IndexError(f"row index out of range: the store has {counted(len(self), 'row')}")
         if wanted.size and wanted.min() < 0:
             wanted = np.where(wanted < 0, wanted + len(self), wanted)
         embeddings = self.embeddings
@@ -421,7 +422,7 @@ class Store(Conversions, ABC):
         """Return rows [start, stop): as a read-only view of the files where that can be had, or in `out` if it is given."""
         self._refuse_tokens()
         if not 0 <= start <= stop <= len(self):
-            raise IndexError(f"rows [{start}, {stop}) are outside the store, which has {len(self):,} rows")
+            raise IndexError(f"rows [{start}, {stop}) are outside the store, which has {counted(len(self), 'row')}")
         embeddings = self.embeddings
         if out is None:
             return embeddings[start:stop]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedcache.counted import counted
 from embedcache.layout import StorePaths
 from embedcache.progress import duration
 
@@ -95,7 +96,7 @@ class Throughput:
         if not self.rows:
             return "nothing was left to encode"
         parts = [
-            f"{self.rows:,} rows, {self.tokens:,} {self.unit} in {duration(self.seconds)}: "
+            f"{counted(self.rows, 'row')}, {self.tokens:,} {self.unit} in {duration(self.seconds)}: "
             f"{self.rows / self.seconds:,.1f} rows/s, {self.tokens_per_second:,.0f} {self.unit}/s"
         ]
         if self.matrix_fraction is not None:
@@ -106,9 +107,13 @@ class Throughput:
         )
         if self.encoded_rows < self.rows - self.set_aside:
             parts += [
-                f"{self.encoded_rows:,} rows were encoded",
-                *([f"{self.kept_rows:,} were there before"] if self.kept_rows else []),
-                *([f"{self.identical_rows:,} have the sequence of another row"] if self.identical_rows else []),
+                f"{counted(self.encoded_rows, 'row was', 'rows were')} encoded",
+                *([f"{counted(self.kept_rows, 'was', 'were')} there before"] if self.kept_rows else []),
+                *(
+                    [f"{counted(self.identical_rows, 'has', 'have')} the sequence of another row"]
+                    if self.identical_rows
+                    else []
+                ),
                 *(f"{rows:,} were reused from {store}" for store, rows in self.reused.items()),
             ]
         parts += [f"caution: {damage}, so its rows were encoded" for damage in self.damaged]
@@ -116,7 +121,7 @@ class Throughput:
             parts.append(str(self.fidelity))
         if self.memory_halvings:
             parts.append(
-                f"memory ran out {self.memory_halvings} times: give --batch-tokens {self.batch_tokens} next time"
+                f"memory ran out {counted(self.memory_halvings, 'time')}: give --batch-tokens {self.batch_tokens} next time"
             )
         return "\n".join(parts)
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache.commit import crc32c
+from embedcache.counted import counted, counted_of
 from embedcache.encoders import load_encoder
 from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoding import Encoding
@@ -45,8 +46,8 @@ def check_files(path: str | Path) -> list[str]:
     problems = []
     if missing:
         problems.append(
-            f"{len(missing)} of {layout.shards} shards are not there (the first is {missing[0]}); run the same extraction "
-            "again to make them"
+            f"{counted_of(len(missing), layout.shards, 'shard')} not there (the first is {missing[0]}); run the same "
+            "extraction again to make them"
         )
     if store.attrs.get("metadata_pending"):
         problems.append("the metadata is being rewritten; run the same extraction again to finish it")
@@ -57,7 +58,7 @@ def check_files(path: str | Path) -> list[str]:
 
 
 def _check_shard(paths: StorePaths, layout: Layout, shard: int, commit: Commit) -> list[str]:
-    way_out = f"remove {paths.commit(shard)} and run the extraction again to redo its {commit.rows:,} rows"
+    way_out = f"remove {paths.commit(shard)} and run the extraction again to redo its {counted(commit.rows, 'row')}"
     first, part = layout.span(shard)[0], paths.part(shard)
     rows = commit.payload_bytes // layout.row_bytes
     files = {paths.file(file): stop for file, _, stop in layout.pieces(first, rows)}
@@ -66,7 +67,7 @@ def _check_shard(paths: StorePaths, layout: Layout, shard: int, commit: Commit) 
     for name, expected in (*sizes.items(), (part, commit.part_bytes)):
         found = name.stat().st_size if name.exists() else None
         if found is None or found < expected or (name == part and found != expected):
-            what = "is missing" if found is None else f"has {found:,} bytes, {expected:,} were written"
+            what = "is missing" if found is None else f"has {counted(found, 'byte')}, {expected:,} were written"
             return [f"{name} {what}; {way_out}"]
     for file, stop in files.items():
         if chunks_held(file, layout) < layout.chunks(stop):
@@ -118,7 +119,7 @@ class Recomputation:
     def __str__(self) -> str:
         verdict = "agree" if self.agrees else "DIFFER"
         return (
-            f"{self.rows:,} rows encoded again {verdict}: {self.identical:,} bit for bit, largest difference "
+            f"{counted(self.rows, 'row')} encoded again {verdict}: {self.identical:,} bit for bit, largest difference "
             f"{self.largest_difference:.2g}, least cosine {self.least_cosine:.7f}{self.note}"
         )
 

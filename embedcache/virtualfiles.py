@@ -33,6 +33,7 @@ from embedcache.commit import (
     to_json,
     write_durably,
 )
+from embedcache.counted import counted
 from embedcache.errors import StoreError
 from embedcache.layout import StorePaths, array_metadata
 from embedcache.pieces import Piece, Rows
@@ -171,7 +172,7 @@ def _difference(part: Store, record: Mapping[str, Any]) -> str:
     if part.fingerprint != record["fingerprint"]:
         return f"it was made by another encoder or in another way (now {part.attrs['encoder']['name']})"
     if len(part) != record["rows"]:
-        return f"it had {record['rows']:,} rows and has {len(part):,}"
+        return f"it had {counted(record['rows'], 'row')} and has {len(part):,}"
     return "its values or columns are others"
 
 

@@ -104,7 +104,7 @@ def test_a_dry_run_removes_nothing_and_yes_keeps_the_last_copy(tmp_path: Path) -
     assert len(re.findall(r"^removed  .*all of its rows are in ", said, re.MULTILINE)) == 3
     (left,) = lab.iterdir()
     np.testing.assert_array_equal(np.asarray(open_store(left).embeddings), values)
-    assert command("cache", "gc", lab, "--yes", check=True).stdout == "0 B in 0 of 1 stores and left-overs\n"
+    assert command("cache", "gc", lab, "--yes", check=True).stdout == "0 B in 0 of 1 store or left-over\n"
 
 
 @pytest.mark.parametrize("differs", ["id", "label", "sequence", "fewer sequences kept", "type"])
@@ -140,7 +140,7 @@ def test_unfinished_stores_and_left_overs_go_and_what_is_foreign_stays(tmp_path:
     aged(lab)
     aged(outside)
     assert sorted(candidates(lab)) == ["half.zarr", f"x.zarr.creating-{DEAD}", f"y.zarr.removing-{DEAD}"]
-    assert candidates(lab)["half.zarr"].startswith("not finished: 0 of 1 shards, last changed 48 h")
+    assert candidates(lab)["half.zarr"].startswith("not finished: 0 of 1 shard, last changed 48 h")
     command("cache", "gc", lab, "--yes", check=True)
     assert sorted(path.name for path in lab.iterdir()) == [
         "deep", "half.zarr.removed", "link.zarr", f"thesis.creating-{DEAD}", "whole.zarr", f"z.zarr.removing-{os.getpid()}",

@@ -42,7 +42,7 @@ def test_contigs_with_labels_become_a_store(shared_data: Path, tmp_path: Path) -
     assert "viral" in invoke("info", store.path).output
     state = json.loads(invoke("status", store.path, "--json").output)
     assert (state["complete"], state["rows_done"], state["shards_done"]) == (True, 300, 1)
-    assert "complete, 1 of 1 shards" in invoke("status", store.path).output
+    assert "complete, 1 of 1 shard" in invoke("status", store.path).output
     assert "20 bit for bit" in invoke("verify", store.path, "--recompute", 20).output
     metrics = trained(store.path, tmp_path / "run", "--label", "viral")
     assert metrics["test"]["rows"] == 60

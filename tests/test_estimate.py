@@ -153,7 +153,7 @@ def test_the_table_says_units_and_the_next_step(tmp_path: Path) -> None:
         .stdout
     )
     assert re.search(r"input .*41 rows, [\d,]+ letters, [\d,]+ tokens", said)
-    assert "1 rows (2.4%) are over the limit of 1,024 tokens: --overlong window" in said
+    assert "1 row (2.4%) is over the limit of 1,024 tokens: --overlong window" in said
     assert "20 rows (48.8%) have the sequence of another" in said
     assert re.search(r"disk .*41 x 320 float16 = [\d.]+ kB.* free", said)
     assert re.search(r"time .* about [\d.]+ s .*tokens/s.*rows/s", said)

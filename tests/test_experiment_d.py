@@ -273,7 +273,7 @@ def test_an_input_that_grew_encodes_what_is_new(model: Path, tmp_path: Path) -> 
     for kept in (1100, 1500):
         cells[:kept].write_h5ad(tmp_path / "cells.h5ad")
         said = extract(*command, "--output", tmp_path / "grown.zarr")
-    assert "1 of 2 shards are there" in said
+    assert "1 of 2 shards is there" in said
     extract(*command, "--output", tmp_path / "whole.zarr")
     grown, whole = open_store(tmp_path / "grown.zarr"), open_store(tmp_path / "whole.zarr")
     assert np.array_equal(np.asarray(grown.embeddings), np.asarray(whole.embeddings))

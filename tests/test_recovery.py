@@ -144,7 +144,7 @@ def test_a_record_of_another_encoder_does_not_count(tmp_path: Path) -> None:
         stale.commit_of(0)
     record = StorePaths(tmp_path / "s.zarr").commit(0)
     record.write_text(record.read_text().replace(read_attributes(tmp_path / "s.zarr")["fingerprint"], "0" * 32))
-    with pytest.raises(StoreError, match="0 of 1 shards"):
+    with pytest.raises(StoreError, match="0 of 1 shard"):
         open_store(tmp_path / "s.zarr")
     assert run_extract(tmp_path / "s.zarr", fasta, model="kmer:3:stranded", options=Options()).rows == 30
 

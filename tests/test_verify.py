@@ -62,7 +62,7 @@ def test_following_the_way_out_repairs_the_store(store: Path, tmp_path: Path) ->
     assert f"remove {StorePaths(store).commit(1)}" in check_files(store)[0]
     StorePaths(store).commit(1).unlink()
     assert check_files(store) == [
-        "1 of 3 shards are not there (the first is 1); run the same extraction again to make them"
+        "1 of 3 shards is not there (the first is 1); run the same extraction again to make them"
     ]
     assert run_extract(store, tmp_path / "r.fa").rows == 1024
     assert check_files(store) == []
@@ -187,6 +187,6 @@ def test_the_command_line_makes_shows_and_checks_stores_of_places_and_of_tokens(
     ):
         shown = command("info", tmp_path / store, check=True).stdout
         assert all(line in shown for line in lines)
-        assert "complete, 1 of 1 shards, 3 of 3 rows" in command("status", tmp_path / store, check=True).stdout
+        assert "complete, 1 of 1 shard, 3 of 3 rows" in command("status", tmp_path / store, check=True).stdout
         again = command("verify", tmp_path / store, "--recompute", 3, check=True).stdout
         assert "3 rows encoded again agree: 3 bit for bit" in again

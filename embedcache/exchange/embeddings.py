@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.plan import NarrowestType
 from embedcache.records import ID, metadata_name
@@ -64,7 +65,9 @@ class Matrix:
         if len(shape) != 2 or not all(shape):
             raise file.error(f"an array of shape {shape} is no table of vectors: one row a record is expected, (N, D)")
         if columns is not None and len(columns) != shape[0]:
-            raise file.error(f"it has {len(columns):,} ids for {shape[0]:,} vectors; each vector needs one id")
+            raise file.error(
+                f"it has {counted(len(columns), 'id')} for {counted(shape[0], 'vector')}; each vector needs one id"
+            )
         self.count, self.dim = shape
         self.dtype = checked_type(file, dtype)
         self.has_ids = columns is not None

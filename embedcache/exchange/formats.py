@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.exchange.embeddings import Embeddings, Matrix, Reading, Values, id_table, narrowed, with_columns
 from embedcache.records import ID
@@ -64,7 +65,9 @@ def _give_ids(opened: Sequence[Matrix], given: pa.Table, ids: str) -> None:
     count = sum(one.count for one in opened)
     if count != len(given):
         which = ", ".join(one.name for one in opened)
-        raise InputError(f"{ids} has {len(given):,} ids, {which} {count:,} vectors; each vector needs one id, in order")
+        raise InputError(
+            f"{ids} has {counted(len(given), 'id')}, {which} {counted(count, 'vector')}; each vector needs one id, in order"
+        )
     taken = 0
     for one in opened:
         one.rows = given.slice(taken, one.count)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from embedcache import __version__
 from embedcache.alphabet import CELL, DNA, PROTEIN, LetterCounts, Letters, digests, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store, sweep_leftovers
+from embedcache.counted import counted
 from embedcache.errors import EmbedcacheError, InputError, StoreError
 from embedcache.exchange.embeddings import LABEL, Values
 from embedcache.exchange.formats import Together
@@ -311,20 +312,22 @@ def _hash(*parts: Any) -> str:
 
 
 def _report(source: Together, rows: pa.Table, layout: Layout, output: Path, progress: Progress) -> None:
-    tokens = "" if layout.offsets is None else f" with {layout.length:,} tokens"
+    tokens = "" if layout.offsets is None else f" with {counted(layout.length, 'token')}"
     columns = [name for name in rows.column_names if name != ID]
-    progress.say(f"input    {source.name}: {len(rows):,} records{tokens} x {layout.dim:,} {source.dtype}")
+    progress.say(f"input    {source.name}: {counted(len(rows), 'record')}{tokens} x {layout.dim:,} {source.dtype}")
     progress.say(f"columns  {', '.join(columns) or 'none beside the id'}")
     if LABEL in columns:
         counts = sorted(rows.column(LABEL).value_counts().to_pylist(), key=lambda entry: -entry["counts"])
         shown = ", ".join(f"{entry['values']} {entry['counts']:,}" for entry in counts[:6])
-        progress.say(f"label    {shown}{f' and {len(counts) - 6:,} more values' if len(counts) > 6 else ''}")
+        more = f" and {counted(len(counts) - 6, 'more value')}" if len(counts) > 6 else ""
+        progress.say(f"label    {shown}{more}")
     free = size(shutil.disk_usage(existing_folder(output)).free)
     narrower = np.dtype(layout.dtype).itemsize < source.dtype.itemsize
     rounded = f" (rounded from {source.dtype})" if narrower else ""
     progress.say(
-        f"store    {output}: {layout.rows:,} rows{tokens} x {layout.dim:,} {layout.dtype}{rounded} = "
-        f"{size(layout.length * layout.row_bytes)}, {free} free; {layout.shards} shards of {layout.shard_rows:,} rows"
+        f"store    {output}: {counted(layout.rows, 'row')}{tokens} x {layout.dim:,} {layout.dtype}{rounded} = "
+        f"{size(layout.length * layout.row_bytes)}, {free} free; "
+        f"{counted(layout.shards, 'shard')} of {counted(layout.shard_rows, 'row')}"
     )
 
 

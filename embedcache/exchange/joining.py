@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.exchange.embeddings import LABEL, narrowed, with_columns
 from embedcache.progress import Progress
-from embedcache.records import ID, SEQUENCE
+from embedcache.records import ID, SEQUENCE, examples
 from embedcache.sources.files import input_file
 from embedcache.sources.inputs import open_source
 from embedcache.sources.metadata import Join, Metadata
@@ -28,10 +29,7 @@ def with_metadata(rows: pa.Table, file: str, id_column: str | None, progress: Pr
     rows = with_columns(rows, dict(zip(metadata.schema.names, columns, strict=True)))
     rows = narrowed(rows, metadata.schema.names if metadata.text else ())
     if left.records or left.metadata:
-        progress.say(
-            f"metadata {left.records:,} records have no row in the table{_examples(left.record_ids)}, {left.metadata:,} "
-            f"of its rows have no record{_examples(left.metadata_ids)}"
-        )
+        progress.say(f"metadata {left}")
     return rows
 
 
@@ -71,15 +69,10 @@ def read_sequences(text: str, ids: pa.ChunkedArray, id_column: str | None, progr
     missing = [name for name in wanted if name not in row_of]
     if missing:
         raise InputError(
-            f"{source.name} has no sequence for {len(missing):,} of {len(wanted):,} ids{_examples(tuple(missing[:4]))}: "
-            "complete it, or leave --sequences out"
+            f"{source.name} has no sequence for {len(missing):,} of {counted(len(wanted), 'id')}"
+            f"{examples(tuple(missing[:4]))}: complete it, or leave --sequences out"
         )
     if len(row_of) > len(wanted):
-        progress.say(
-            f"         {len(row_of) - len(wanted):,} sequences of {source.name} have no vector and are left out"
-        )
+        others = counted(len(row_of) - len(wanted), "sequence there has", "sequences there have")
+        progress.say(f"         {others} no vector: left out")
     return table.column(SEQUENCE).take(pa.array([row_of[name] for name in wanted])).combine_chunks()
-
-
-def _examples(ids: tuple[str, ...]) -> str:
-    return f" ({', '.join(ids[:3])}{'...' if len(ids) > 3 else ''})" if ids else ""

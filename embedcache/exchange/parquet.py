@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.exchange.embeddings import Reading, Values, checked_type, id_table, with_columns
 from embedcache.exchange.selection import Selection
 from embedcache.records import ID
@@ -93,7 +94,8 @@ class ParquetLists:
             row = int((lengths != self.dim).argmax())
             name = self.rows.column(ID)[first + row].as_py()
             raise self._file.error(
-                f"{name!r} has {lengths[row]:,} values, the first vector has {self.dim:,}: all need the same number",
+                f"{name!r} has {counted(int(lengths[row]), 'value')}, the first vector has {self.dim:,}: all need the same "
+                "number",
                 f"row {first + row + 1}",
             )
         values = np.full((len(lists), self.dim), np.nan, self.dtype)

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from embedcache.counted import counted
 from embedcache.exchange.embeddings import LABEL, Matrix, OneArrayEach, Reading, Values, id_table, with_columns
 from embedcache.exchange.selection import Selection
 from embedcache.records import ID
@@ -91,7 +92,8 @@ def _with_labels(file: InputFile, rows: pa.Table, labels: Any) -> pa.Table:
         values = values * len(rows)
     if len(values) != len(rows):
         raise file.error(
-            f"it has {len(values):,} labels for {len(rows):,} ids: one for each is expected, or one for all"
+            f"it has {counted(len(values), 'label')} for {counted(len(rows), 'id')}: one for each is expected, or "
+            "one for all"
         )
     if not all(isinstance(value, str | int | float | None) for value in values):
         raise file.error("its labels are neither numbers nor text")
@@ -145,7 +147,9 @@ def _check_count(file: InputFile, rows: pa.Table, data: Any) -> None:
     if not isinstance(data, Sequence):
         raise file.error(f"'data' is a {type(data).__name__}, not a list with one entry for each id")
     if len(data) != len(rows):
-        raise file.error(f"it has {len(rows):,} ids for {len(data):,} vectors; each vector needs one id")
+        raise file.error(
+            f"it has {counted(len(rows), 'id')} for {counted(len(data), 'vector')}; each vector needs one id"
+        )
 
 
 def _dtype(tensor: torch.Tensor) -> np.dtype[np.generic]:

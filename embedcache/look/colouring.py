@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.store import Store
 
@@ -78,4 +79,4 @@ def _classes(title: str, values: pa.ChunkedArray, most: int) -> Classes:
     palette = FEW if len(shown) <= len(FEW) else MANY
     colours = (*palette[: len(shown)], *([OTHER] if rest else []))
     codes = np.array([code.get(text, -1) for text in texts], np.int64)
-    return Classes(title, (*shown, *([f"{rest} other values"] if rest else [])), codes, tuple(colours))
+    return Classes(title, (*shown, *([counted(rest, "other value")] if rest else [])), codes, tuple(colours))

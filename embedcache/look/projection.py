@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.store import Store
 
@@ -47,7 +48,7 @@ def project(store: Store, method: Method, *, seed: int = 0, points: int = MOST_P
     store.read(0, 0)  # raises where every token is kept
     usable = np.setdiff1d(np.arange(len(store)), store.quarantined)
     if len(usable) < 3:
-        raise InputError(f"{store.path} has {len(usable)} rows with an embedding, and a map needs three")
+        raise InputError(f"{store.path} has {counted(len(usable), 'row')} with an embedding, and a map needs three")
     umap = _umap(seed) if method == "umap" else None
     rows = usable
     if len(usable) > points:

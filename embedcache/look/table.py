@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import ID, RESERVED
 from embedcache.store import Store
@@ -59,7 +60,7 @@ def aligned(table: pa.Table, most_columns: int = 12) -> Iterator[str]:
         ]
         yield "  ".join(placed).rstrip()
     if left:
-        yield f"and {len(left)} more columns: {', '.join(left)}"
+        yield f"and {counted(len(left), 'more column')}: {', '.join(left)}"
 
 
 def _cell(value: Any) -> str:

@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import pyarrow as pa
 from scipy import sparse
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import metadata_name
 from embedcache.sources.count_matrix import CellBlock, block_rows
@@ -47,7 +48,9 @@ class AnnDataFile:
             self._shape = _shape(group[self._path])
             self.way_out = self._ways_out(group)
         if self._shape != (len(obs), len(var)):
-            raise file.error(f"{self.what} is {self._shape}, and obs and var have {len(obs):,} and {len(var):,} rows")
+            raise file.error(
+                f"{self.what} is {self._shape}, and obs and var have {len(obs):,} and {counted(len(var), 'row')}"
+            )
         self._ids = pa.array([str(name) for name in obs.index], pa.string())
         self.gene_names = _names(var)
         columns = {str(name): _column(obs.iloc[:, at]) for at, name in enumerate(obs.columns)}

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.records import ID, Source, Unmatched, provenance_of, remarks_of
 
 Hashes = NDArray[np.int64]
@@ -32,7 +33,7 @@ class Numbered:
     @property
     def remarks(self) -> tuple[str, ...]:
         """How many ids got a number in the last full pass."""
-        mine = f"ids      {self.renamed:,} ids came again and got a number, such as {self._example}"
+        mine = f"ids      {counted(self.renamed, 'id')} came again and got a number, such as {self._example}"
         return (*remarks_of(self.source), *([mine] if self.renamed else []))
 
     @property

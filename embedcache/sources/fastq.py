@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.prefetch import prefetched
 from embedcache.sources.batches import Fault, first_fault, is_text, letters_of, sliced
@@ -166,7 +167,8 @@ class Fastq:
             what = f"the file ends in the middle of {name!r}: it was cut off; copy or download it again"
             return self.file.error(what, line + len(lines) - 1)
         if len(lines[1]) != len(lines[3]):
-            what = f"{name!r} has {len(lines[1]):,} letters and {len(lines[3]):,} qualities; {FOUR_LINES}"
+            letters, qualities = counted(len(lines[1]), "letter"), counted(len(lines[3]), "quality", "qualities")
+            what = f"{name!r} has {letters} and {qualities}; {FOUR_LINES}"
             return self.file.error(what, line + 3)
         return self.file.error(f"a blank among the qualities of {name!r}; {FOUR_LINES}", line + 3)
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from embedcache.cells.dictionary import read_tokens
 from embedcache.cells.rank import cells_as_text
 from embedcache.cells.vocabulary import GeneVocabulary
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import ID, SEQUENCE
 from embedcache.sources.cells import CELL_IDS
@@ -226,8 +227,8 @@ class GeneRankTokens:
         rows = pa.Table.from_batches(table.batches()).combine_chunks()
         if len(rows) != cells:
             raise file.error(
-                f"the table has {len(rows):,} rows, and {self.file.name} {cells:,} cells; they go row by row, so give the "
-                "table that was written with it"
+                f"the table has {counted(len(rows), 'row')}, and {self.file.name} {counted(cells, 'cell')}; they go row by "
+                "row, so give the table that was written with it"
             )
         columns = [rows.column(name).combine_chunks() for name in table.schema.names]
         self._check_lengths(file, table, columns)

@@ -18,6 +18,7 @@ import pysam
 from numpy.typing import NDArray
 
 from embedcache.alphabet import reverse_complement
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import ID, SEQUENCE
 from embedcache.sources.batches import BATCH_LETTERS, BATCH_ROWS, first_fault
@@ -255,9 +256,11 @@ class _Counts:
         if self.over:
             padded = f"filled with {self.missing:,} N"
             fate = {"pad": padded, "drop": "left out", "shorten": "shorter"}[windows.cutting.edge]
-            yield f"         {self.over:,} windows reach over the end of their contig and are {fate} (--edge)"
+            over = counted(self.over, "window reaches over the end of its", "windows reach over the end of their")
+            yield f"         {over} contig and {'is' if self.over == 1 else 'are'} {fate} (--edge)"
         if self.bad:
-            yield f"         {self.bad:,} sites of {windows.file.name} are left out (--skip-bad), the first:"
+            sites = counted(self.bad, f"site of {windows.file.name} is", f"sites of {windows.file.name} are")
+            yield f"         {sites} left out (--skip-bad), the first:"
             for row, what in self.first_bad:
                 yield f"           {next(islice(windows.sites.places(), row, None))}: {what}"
 

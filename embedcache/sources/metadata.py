@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.records import ID, Unmatched
 from embedcache.sources.tables import Table
 
@@ -71,6 +72,6 @@ class Join:
         left = np.flatnonzero(~self.used)
         ids = tuple(islice((name for name, row in self.metadata.row_of.items() if not self.used[row]), SHOWN))
         if len(left) == len(self.used):
-            message = f"none of its {len(left):,} ids is the id of a record: it has {ids[0]!r}, the input has"
+            message = f"none of its {counted(len(left), 'id')} is the id of a record: it has {ids[0]!r}, the input has"
             raise self.metadata.file.error(f"{message} {self.unmatched_ids[0]!r}; name another column with --id-column")
         return Unmatched(self.unmatched, tuple(self.unmatched_ids), len(left), ids)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.sources.count_matrix import CellBlock, block_rows
 from embedcache.sources.files import GZIP, InputFile
@@ -208,7 +209,8 @@ def _kept(types: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _of_others(others: int) -> Sequence[str]:
-    return [f"genes    {others:,} features of another type than {EXPRESSION} are left out"] if others else []
+    kind = f"of another type than {EXPRESSION}"
+    return [f"genes    {counted(others, f'feature {kind} is', f'features {kind} are')} left out"] if others else []
 
 
 def _texts(dataset: Any) -> list[str]:

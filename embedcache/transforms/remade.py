@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import ID, SEQUENCE, Source, Unmatched, provenance_of, remarks_of
 from embedcache.sources.batches import BATCH_ROWS, letters_of
@@ -108,7 +109,9 @@ class Remade(ABC):
             yield batch
         self.tally, self.unmatched = tally, self.source.unmatched
         if not tally.made and tally.records:
-            raise InputError(f"nothing is left of the {tally.records:,} records of {self.name}: {self.remark.strip()}")
+            raise InputError(
+                f"nothing is left of the {counted(tally.records, 'record')} of {self.name}: {self.remark.strip()}"
+            )
 
     def locate(self, rows: Sequence[int]) -> list[str]:
         """Say where the record that each row is made of stands; reads again."""

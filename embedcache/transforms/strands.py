@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedcache.counted import counted
 from embedcache.records import ID, SEQUENCE
 from embedcache.sources.batches import letters_of
 from embedcache.transforms.nucleotides import check_nucleotides, reverse_complements
@@ -33,7 +34,8 @@ class BothStrands(Remade):
     def remark(self) -> str:
         """How many there are."""
         assert self.tally is not None
-        return f"strands  {self.tally.records:,} records and their reverse complements, {self.tally.made:,} in all"
+        one, several = "record and its reverse complement", "records and their reverse complements"
+        return f"strands  {counted(self.tally.records, one, several)}, {self.tally.made:,} in all"
 
     def remake(self, portion: pa.RecordBatch, tally: Tally) -> Iterator[tuple[pa.RecordBatch, Rows]]:
         """Yield one batch of 2n records."""

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.sources.batches import letters_of, sliced
@@ -51,12 +52,13 @@ class Translated(Remade):
     def remark(self) -> str:
         """How many there are, and which records gave none."""
         assert self.tally is not None
+        no_protein = f"no protein of {counted(self.rules.least, 'amino acid')}"
         without = (
-            f"; {self.tally.left_out:,} records have no protein of {self.rules.least} amino acids and are left out"
-            f"{self.tally.examples}, see --min-length"
+            f"; {counted(self.tally.left_out, f'record has {no_protein} and is', f'records have {no_protein} and are')} "
+            f"left out{self.tally.examples}, see --min-length"
         )
         return (
-            f"proteins {self.tally.made:,} of {self.tally.records:,} records ({self.mode}, genetic code "
+            f"proteins {self.tally.made:,} of {counted(self.tally.records, 'record')} ({self.mode}, genetic code "
             f"{self.code.number} {self.code.name}){without if self.tally.left_out else ''}"
         )
 

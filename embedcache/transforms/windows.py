@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.sources.batches import BATCH_ROWS, letters_of
@@ -73,9 +74,12 @@ class Windows(Remade):
     @property
     def _of_short(self) -> str:
         assert self.tally is not None
-        done = f"{self.tally.whole:,} shorter records are taken whole" if self.tally.whole else ""
-        left = f"{self.tally.left_out:,} records are left out{self.tally.examples}" if self.tally.left_out else ""
-        return "".join(f"; {part}" for part in (done, left) if part)
+        said = ""
+        if self.tally.whole:
+            said += f"; {counted(self.tally.whole, 'shorter record is', 'shorter records are')} taken whole"
+        if self.tally.left_out:
+            said += f"; {counted(self.tally.left_out, 'record is', 'records are')} left out{self.tally.examples}"
+        return said
 
 
 class SlidingWindows(Windows):
@@ -95,10 +99,10 @@ class SlidingWindows(Windows):
     def remark(self) -> str:
         """How many there are, and what is in none."""
         assert self.tally is not None
-        ends = f"; the last letters of {self.tally.shortened:,} records (under {self.least}) are in no window"
+        ends = f"; the last letters of {counted(self.tally.shortened, 'record')} (under {self.least}) are in no window"
         return (
-            f"windows  {self.tally.made:,} of {self.length} letters every {self.step} from {self.tally.records:,} records"
-            f"{ends if self.tally.shortened else ''}{self._of_short}"
+            f"windows  {self.tally.made:,} of {self.length} letters every {self.step} from "
+            f"{counted(self.tally.records, 'record')}{ends if self.tally.shortened else ''}{self._of_short}"
         )
 
     def cuts(self, ids: pa.Array, lengths: Rows, tally: Tally) -> Cuts:
@@ -159,8 +163,8 @@ class RandomWindows(Windows):
         assert self.tally is not None
         twice = f"; {self.tally.repeated:,} drawn twice are there once" if self.tally.repeated else ""
         return (
-            f"windows  {self.tally.made:,} of {self._rule} drawn from {self.tally.records:,} records with seed {self.seed}"
-            f"{twice}{self._of_short}"
+            f"windows  {self.tally.made:,} of {self._rule} drawn from {counted(self.tally.records, 'record')} with seed "
+            f"{self.seed}{twice}{self._of_short}"
         )
 
     def cuts(self, ids: pa.Array, lengths: Rows, tally: Tally) -> Cuts:

@@ -210,7 +210,7 @@ def test_other_features_than_genes_are_left_out(counted: Counted, model: Path, t
     for path in (tmp_path / "all", hdf5):
         source = opened(model, path)
         assert texts(source) == expected
-        assert remarks_of(source)[0] == "genes    1 features of another type than Gene Expression are left out"
+        assert remarks_of(source)[0] == "genes    1 feature of another type than Gene Expression is left out"
 
 
 def test_a_folder_may_have_files_with_a_prefix(counted: Counted, model: Path, tmp_path: Path) -> None:

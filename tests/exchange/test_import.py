@@ -298,7 +298,7 @@ def test_what_does_not_fit_together_is_refused_by_name(tmp_path: Path) -> None:
     torch.save({"state": torch.ones(2)}, tmp_path / "o.pt")
     refused("a dictionary of 'state'", tmp_path / "o.pt")
     torch.save({"ids": ["a"], "data": torch.ones(1, 2), "labels": [1, 2]}, tmp_path / "l.pt")
-    refused("2 labels for 1 ids", tmp_path / "l.pt")
+    refused("2 labels for 1 id:", tmp_path / "l.pt")
     (tmp_path / "x.csv").write_text("id,vector\na,1 2 3\n")
     refused("vectors in CSV or TSV are not read", tmp_path / "x.csv")
     refused("does not exist", tmp_path / "gone.npy")
@@ -309,7 +309,7 @@ def test_what_does_not_fit_together_is_refused_by_name(tmp_path: Path) -> None:
     [
         ({"id": ["a", "b"], "v": ["1 2", "3 4"]}, "no column holds lists of numbers.*Vectors as text"),
         ({"id": ["a", "b"], "v": [["x"], ["y"]]}, "no column holds lists of numbers"),
-        ({"id": ["a", "b"], "v": [[1.0, 2.0], [1.0]]}, "'b' has 1 values, the first vector has 2"),
+        ({"id": ["a", "b"], "v": [[1.0, 2.0], [1.0]]}, "'b' has 1 value, the first vector has 2"),
         ({"key": ["a", "b"], "v": [[1.0], [2.0]]}, "no column is named like the ids.*--id-column"),
         ({"id": ["a", "b"], "v": [[1.0], [2.0]], "w": [[1.0], [2.0]]}, "several columns.*--key"),
         ({"id": ["a", None], "v": [[1.0], [2.0]]}, "the id of record 2 is None"),

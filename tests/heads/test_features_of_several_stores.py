@@ -156,13 +156,13 @@ def test_labels_of_a_table_are_joined_for_training_and_for_evaluation(blocks, tm
     opened = Features((str(blocks / "three.zarr"),), labels=half)
     notes: list[str] = []
     store = opened.open(notes.append)
-    assert "200 of 400 rows, in place of the store's own label; 1 rows of the table have no partner" in notes[0]
+    assert "200 of 400 rows, in place of the store's own label; 1 row of the table has no partner" in notes[0]
     assert store.column("label").to_pylist()[:4] == [1, None, 1, None]
     assert store.column("label").type == pa.int64()
     np.testing.assert_array_equal(store.read(0, 400), open_store(blocks / "three.zarr").read(0, 400))
     (tmp_path / "other.csv").write_text("id,label\nnobody,1\n")
     why = refused(tmp_path, "train", "--features", bare, "--labels", tmp_path / "other.csv", *QUICK)
-    assert "none of its 1 ids is the id of a record" in why
+    assert "none of its 1 id is the id of a record" in why
 
 
 @pytest.fixture(scope="module")

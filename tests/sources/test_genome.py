@@ -413,7 +413,7 @@ def test_a_site_that_cannot_be_used_is_named_or_skipped_and_counted(
         read(small, table)
     skipped = read(small, table, skip_bad=True)
     assert skipped.column("id").to_pylist() == ["chr1:5:+", "chr1:9:+"]
-    assert "1 sites of" in said(skipped)
+    assert "1 site of" in said(skipped)
     assert "line 3: " in said(skipped)
 
 
@@ -423,7 +423,7 @@ def test_where_no_site_can_be_used_the_first_ones_are_named(tmp_path: Path, smal
         InputError, match=r"none of its sites can be used:\n.*2 sites of (.|\n)*line 2: .*no contig '1'"
     ):
         read(small, table, skip_bad=True)
-    with pytest.raises(InputError, match=r"none of its sites can be used:\n.*1 windows reach over .* left out"):
+    with pytest.raises(InputError, match=r"none of its sites can be used:\n.*1 window reaches over .* left out"):
         read(small, write(tmp_path / "e.tsv", "chrom\tpos0\nchr1\t0\n"), edge="drop")
 
 
@@ -593,7 +593,7 @@ def test_a_variant_that_does_not_fit_the_genome_is_named_or_skipped(
         read(small, file)
     skipped = read(small, file, skip_bad=True)
     assert skipped.num_rows == 8
-    assert "1 sites of" in said(skipped)
+    assert "1 site of" in said(skipped)
 
 
 def test_the_program_says_what_it_did_and_heads_train_on_the_blocks(

@@ -189,7 +189,7 @@ def test_long_ids_are_joined_as_short_ones_are(write: Write) -> None:
     [
         (b"id,label\na,1\n\nb,1\na,0\n", "m.csv, line 5: the id 'a' is there already on line 2"),
         (b"id,run\na,1\n", "m.csv: the column 'run' also comes with the input"),
-        (b"id,label\nx,1\n", "m.csv: none of its 1 ids .* it has 'x', the input has 'a'; .*--id-column"),
+        (b"id,label\nx,1\n", "m.csv: none of its 1 id .* it has 'x', the input has 'a'; .*--id-column"),
         (b"key,label\na,1\n", "m.csv, line 1: no column is named like the ids; the columns are key, label"),
         (b"id,label\na,1\n,1\n", "m.csv, line 3: the id is empty"),
         (b"id,label\n", "m.csv, line 1: .*no rows"),

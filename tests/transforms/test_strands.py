@@ -35,7 +35,7 @@ def test_every_record_is_followed_by_its_reverse_complement_as_biopython_writes_
 def test_u_is_paired_with_a_and_both_strands_are_counted(opened: Open) -> None:
     source = opened({"a": "ACGUu"}, reverse_complement="add")
     assert rows(source)[1]["sequence"] == "aACGT"
-    assert remarks_of(source) == ("strands  1 records and their reverse complements, 2 in all",)
+    assert remarks_of(source) == ("strands  1 record and its reverse complement, 2 in all",)
 
 
 def test_strand_and_group_of_the_input_are_kept(tmp_path: Path) -> None:

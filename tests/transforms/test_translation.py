@@ -142,7 +142,7 @@ def test_a_single_frame_keeps_the_id_and_stops_at_the_first_stop(opened: Open) -
     records = {"a": "ATGGCCTAAATG", "b": "TAAATG"}
     source = opened(records, translate="frame:1")
     assert [(row["id"], row["sequence"], row["start"], row["stop"]) for row in rows(source)] == [("a", "MA", 0, 6)]
-    assert "1 records have no protein of 1 amino acids and are left out (b)" in remarks_of(source)[0]
+    assert "1 record has no protein of 1 amino acid and is left out (b)" in remarks_of(source)[0]
     [row] = rows(opened({"a": "CCATGGCC"}, translate="frame:-1", stops="keep"))
     assert (row["frame"], row["sequence"], row["start"], row["stop"]) == ("R1", "GH", 2, 8)
     split = rows(opened(records, translate="frame:1", stops="split"))

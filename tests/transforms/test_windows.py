@@ -31,7 +31,7 @@ def test_sliding_windows_have_parents_places_and_the_parent_as_group(opened: Ope
     assert rows(source)[1] == {
         "id": "a:5-15", "sequence": long[5:15], "label": "1", "parent": "a", "start": 5, "stop": 15, "group": "a"
     }  # fmt: skip
-    assert remarks_of(source) == ("windows  5 of 10 letters every 5 from 2 records; 1 shorter records are taken whole",)
+    assert remarks_of(source) == ("windows  5 of 10 letters every 5 from 2 records; 1 shorter record is taken whole",)
 
 
 @pytest.mark.parametrize(
