@@ -156,7 +156,7 @@ def _rows_of_ids(store: Store, file: Path, say: Callable[[str], None]) -> Rows:
     unknown = [name for name in wanted if name not in place]
     if unknown:
         shown = ", ".join(unknown[:_SHOWN]) + ("..." if len(unknown) > _SHOWN else "")
-        say(f"ids      {len(unknown):,} of {len(wanted):,} ids of {file} are not in {store.path} ({shown})")
+        say(f"ids      not in {store.path}: {len(unknown):,} of {counted(len(wanted), 'id')} of {file} ({shown})")
     return np.asarray(sorted({place[name] for name in wanted if name in place}), np.int64)
 
 
