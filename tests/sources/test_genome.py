@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from cli.embedcache import cli
 from embedcache import load_encoder, open_store
+from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.extract import extract
 from embedcache.input_options import InputOptions
@@ -281,11 +282,15 @@ def test_windows_over_the_ends_are_padded_dropped_or_shorter(tmp_path: Path, sma
     padded = read(small, table, "4", side)
     assert padded.column("sequence").to_pylist() == full
     over = sum("N" in window for window in full)
-    assert f"{over} windows reach over the end of their contig and are filled with" in said(padded)
+    one, several = (
+        "window reaches over the end of its contig and is",
+        "windows reach over the end of their contig and are",
+    )
+    assert f"{counted(over, one, several)} filled with" in said(padded)
     assert f"with {sum(window.count('N') for window in full)} N" in said(padded)
     dropped = read(small, table, "4", side, edge="drop")
     assert dropped.column("sequence").to_pylist() == [window for window in full if "N" not in window]
-    assert f"{over} windows reach over the end of their contig and are left out" in said(dropped)
+    assert f"{counted(over, one, several)} left out" in said(dropped)
     shorter = read(small, table, "4", side, edge="shorten")
     assert shorter.column("sequence").to_pylist() == [window.replace("N", "") for window in full]
     centers = [int(text) for text in shorter.column("center").to_pylist()]
