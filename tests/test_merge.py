@@ -259,7 +259,7 @@ def test_stores_that_cannot_be_merged_are_refused(tmp_path: Path, dna: Path) -> 
         merged(tmp_path / "both.zarr", dna, protein, on=("parent",))
     with pytest.raises(InputError, match="--names A,B"):
         merged(tmp_path / "both.zarr", dna, dna)
-    with pytest.raises(InputError, match="--names has 1 names for 2 stores"):
+    with pytest.raises(InputError, match="--names has 1 name for 2 stores"):
         merged(tmp_path / "both.zarr", dna, protein, names=("a",))
     with pytest.raises(StoreError, match="is there already"):
         merged(protein, dna, dna, names=("a", "b"))
