@@ -30,7 +30,7 @@ def export(run_directory: Path, form: str, output: Path | None, overwrite: bool)
         refuse_existing(output)
     if len(opened.heads) > 1:
         raise HeadError(
-            f"{run_directory} has a head for each of {len(opened.heads)} folds: train one on a single split"
+            f"{run_directory} has a head for each of {len(opened.heads)} folds: name a run of one split{opened.of_one_fold}"
         )
     decisions = opened.first.decisions
     if decisions.thresholds is not None and decisions.thresholds.strata:

@@ -53,6 +53,10 @@ class Window:
     features: npt.NDArray[np.floating]
     """(k, D) of the k records that have them, in the type in which those of the store are."""
 
+    def only(self, encoded: npt.NDArray[np.bool_]) -> Window:
+        """The features of the given records (n,) alone, all of which have some."""
+        return Window(self.records, encoded, self.features[encoded[self.encoded]])
+
 
 @dataclass(frozen=True)
 class RawFeatures:
@@ -139,10 +143,11 @@ class RawFeatures:
             if not any_alphabet:
                 counts.add(Letters.of(records.column(SEQUENCE)))
                 counts.check(self.encoding.encoder.alphabet, self.encoding.encoder.name)
-            yield self._window(source, records, first)
+            yield self.window(source, records, first)
             first += len(records)
 
-    def _window(self, source: Source, records: pa.RecordBatch, first_row: int) -> Window:
+    def window(self, source: Source, records: pa.RecordBatch, first_row: int) -> Window:
+        """Encode records of a source, of which the first is its record `first_row`; raises as `windows` does."""
         encoding, encoder = self.encoding, self.encoding.encoder
         letters = encoding.letters(records.column(SEQUENCE))
         positions = encoding.checked_positions(source, records, first_row, letters.lengths)

@@ -234,6 +234,11 @@ def model_folder(directory: Path) -> Path:
         return directory
     if (directory / "encoder" / "config.json").exists():
         return directory / "encoder"
+    of_folds = sorted(directory.glob("*/encoder/config.json"))
+    if of_folds:
+        raise ModelError(
+            f"{directory} has an encoder for each of {len(of_folds)} folds: name one, such as {of_folds[0].parents[1]}"
+        )
     raise ModelError(
         f"{directory} is a run that left its encoder as it was: name that one (`encoder` in its run_manifest.json)"
     )

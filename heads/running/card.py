@@ -54,7 +54,7 @@ def write_card(folder: Path, metrics: Mapping[str, Any], manifest: Mapping[str, 
         *_metrics(metrics),
         *_decisions(metrics),
         *_limits(metrics, manifest, _profile_of(folder)),
-        *_use(name, manifest),
+        *_use(name, metrics, manifest),
         *_repeat(manifest),
     ]
     (folder / CARD).write_text(f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n")
@@ -94,10 +94,17 @@ def _what(metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[s
     encoder, kind = manifest["encoder"], manifest["args"].get("kind", "")
     blocks = manifest["resolved_tokenization"].get("blocks") or []
     of = f" ({', '.join(block['name'] for block in blocks)})" if blocks else ""
+    head = f"A head (`{kind}`) on frozen embeddings of"
+    if _has_encoders(metrics, manifest):
+        head = f"{len(metrics['selected'])} encoders, each trained in a fold together with its head (`{kind}`), from"
     yield (
-        f"A head (`{kind}`) on frozen embeddings of `{encoder.get('name')}`{of}: it {_TASKS[metrics['target']]}, "
-        f"`{metrics['label']}`{_classes(metrics)}."
+        f"{head} `{encoder.get('name')}`{of}: it {_TASKS[metrics['target']]}, `{metrics['label']}`{_classes(metrics)}."
     )
+
+
+def _has_encoders(metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether each fold has an encoder of its own."""
+    return "folds" in metrics and manifest["args"].get("finetune", {}).get("mode") not in (None, "frozen")
 
 
 def _classes(metrics: Mapping[str, Any]) -> str:
@@ -193,7 +200,10 @@ def _limits(metrics: Mapping[str, Any], manifest: Mapping[str, Any], profile: Tr
             for quantity, text, form in shown
             if quantity in profile.distributions
         ]
-    said.append(f"Takes only features with the fingerprint `{manifest['store_fingerprint'][:12]}`; others are refused")
+    if not _has_encoders(metrics, manifest):
+        said.append(
+            f"Takes only features with the fingerprint `{manifest['store_fingerprint'][:12]}`; others are refused"
+        )
     if encoder.get("licence"):
         said.append(
             f"The weights of the encoder are licensed {encoder['licence']}, which may bind what is made with them"
@@ -211,8 +221,12 @@ def _range(held: Distribution, form: str) -> str:
     return low if low == high else f"{low} to {high} (median {held.median:{form}})"
 
 
-def _use(name: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _use(name: str, metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
     yield "## Use"
+    if _has_encoders(metrics, manifest):
+        yield _code("sh", f"heads predict {name} --input reads.fa -o predictions.parquet   # the mean of all folds")
+        yield "Each folder with a `run_manifest.json` in it is the run of one fold, with its encoder, head and metrics."
+        return
     yield _code(
         "sh",
         f"heads predict {name} --features STORE -o predictions.parquet   # a store of the same encoder\n"

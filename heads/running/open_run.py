@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -36,10 +37,12 @@ class Run:
     """The columns of the training."""
     rows_digest: str
     """Of the store of the training (see `heads.running.runs.rows_digest`)."""
+    folders: tuple[str, ...] = ("",)
+    """Of each fold of a fine-tuning within `path`: a run of its own."""
 
     @property
     def card(self) -> HeadCard:
-        """What the heads expect and give, the same for all."""
+        """What the heads expect and give, the same for all but for the features, where each has its own encoder."""
         return self.heads[0].card
 
     @property
@@ -47,16 +50,39 @@ class Run:
         """The head, or that of the first fold; decisions and profile are the same for all."""
         return self.heads[0]
 
+    @property
+    def one_encoder(self) -> bool:
+        """Whether all heads read the same features: those of folds of a fine-tuning have an encoder each."""
+        return all(head.card.fingerprint == self.card.fingerprint for head in self.heads)
+
     def outputs(self, source: RowSource, rows: Rows, device: torch.device | str) -> Doubles:
-        """Outputs (n, outputs) of rows of features as they are stored, the mean of all heads."""
-        mean = np.mean([head.outputs(source, rows, device) for head in self.heads], axis=0)
+        """Outputs (n, outputs) of rows of features as they are stored, the mean of all heads, which have one encoder."""
+        return self.outputs_of([source] * len(self.heads), rows, device)
+
+    def outputs_of(self, sources: Sequence[RowSource], rows: Rows, device: torch.device | str) -> Doubles:
+        """The same where each head has a source of its own."""
+        found = [head.outputs(own, rows, device) for head, own in zip(self.heads, sources, strict=True)]
+        mean = np.mean(found, axis=0)
         return rearrange(mean) if len(self.first.head.quantiles) > 1 else mean
 
-    @property
-    def encoder(self) -> Path | None:
-        """The folder of the encoder that was trained with the head; None for runs that left it as it was."""
-        folder = self.path / ENCODER
+    def encoder_of(self, head: int) -> Path | None:
+        """The folder of the encoder that was trained with a head; None for runs that left it as it was."""
+        folder = self.path / self.folders[head] / ENCODER
         return folder if (folder / "config.json").exists() else None
+
+    @property
+    def of_one_fold(self) -> str:
+        """What names the run of one fold, in the words of a message; empty where folds have none."""
+        folder = self.path / self.folders[0]
+        return f", such as {folder}" if folder != self.path and (folder / MANIFEST).exists() else ""
+
+    def check_one_encoder(self, instead: str) -> None:
+        """Raise HeadError, with a way out, where each fold has an encoder of its own."""
+        if not self.one_encoder:
+            raise HeadError(
+                f"{self.path} has an encoder for each of its {len(self.heads)} folds, and no store has the features of all: "
+                f"{instead}, or name the run of one fold{self.of_one_fold}"
+            )
 
     @property
     def split_column(self) -> str:
@@ -115,6 +141,14 @@ def open_run(path: Path) -> Run:
     if (path / MODEL / saved.CARD).exists():
         folders = [path / MODEL]
     heads = tuple(saved.load(folder) for folder in folders)
-    if any(head.card != heads[0].card for head in heads):
+    names = tuple("" if folder == path / MODEL else folder.name for folder in folders)
+    run = Run(path, heads, columns, digest, names)
+    if any(_without_encoder(head.card) != _without_encoder(run.card) for head in heads):
         raise HeadError(f"{path / MODEL} is damaged: the heads of its folds do not fit each other")
-    return Run(path, heads, columns, digest)
+    if not run.one_encoder and any(run.encoder_of(head) is None for head in range(len(heads))):
+        raise HeadError(f"{path} is damaged: the heads of its folds have an encoder each, and not all are there")
+    return run
+
+
+def _without_encoder(card: HeadCard) -> HeadCard:
+    return replace(card, fingerprint="", encoder={})

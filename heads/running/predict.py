@@ -11,15 +11,16 @@ import pyarrow.compute as pc
 import torch
 
 from embedcache.errors import HeadError
-from embedcache.rawfeatures import RawFeatures, recorded_name
+from embedcache.rawfeatures import recorded_name
 from embedcache.records import ID, Source
 from embedcache.store import Store
 from heads.data.feature_stores import Features, with_blocks_of
-from heads.data.features import ArrayRows, Rows, pick_device
+from heads.data.features import Rows, pick_device
 from heads.data.strata import Strata, numeric_bins, parse_strata
 from heads.running import runs
 from heads.running.open_run import Run, open_run
 from heads.running.prediction_file import ByParent, prediction_file, sink_of
+from heads.running.raw_outputs import RawOutputs
 from heads.saving.profile import Arrivals, facts_of_sequences
 from heads.splitting.task import names_of, read_strata
 
@@ -31,9 +32,11 @@ BLOCK_ROWS = 65_536
 def open_matching(run_path: Path, features: Features, say: Say = lambda line: None) -> tuple[Run, Store]:
     """Open a run and the features that it was trained on: a store of the same, or one that has the same blocks.
 
-    Raises HeadError where the store has other features.
+    Raises HeadError where the store has other features, and where the folds of the run have an encoder each.
     """
-    run, store = open_run(run_path), features.open(say)
+    run = open_run(run_path)
+    run.check_one_encoder("give the sequences to `heads predict --input`, which averages the folds")
+    store = features.open(say)
     matching = with_blocks_of(store, run.card.encoder, run.card.fingerprint, run.card.dim)
     if matching is None:
         raise HeadError(
@@ -174,29 +177,25 @@ def predict_sequences(
 ) -> None:
     """Encode the sequences of an input with the head's own encoder and score them, window by window, without a store.
 
-    Raises ModelError where the encoder that can be loaded is another one than the head was trained on.
+    Where each fold has an encoder of its own, all encode them, and the scores are averaged. Raises ModelError where the
+    encoder that can be loaded is another one than the head was trained on.
     """
     run = open_run(run_path)
-    raw = RawFeatures.load(
-        run.card.encoder, run.card.fingerprint, whose="the head", device=device,
-        model=model or (None if run.encoder is None else str(run.encoder)), trust_remote_code=trust_remote_code,
-        instead="extract the sequences with `embedcache extract`, and give the store with --features",
-    )  # fmt: skip
+    raw = RawOutputs.load(run, pick_device(device), model=model, trust_remote_code=trust_remote_code)
     column = None if aggregate is None else aggregate.column_in(source.columns, run.group_column, source.name)
     arrivals = None if run.first.profile is None else Arrivals(run.first.profile)
-    chosen, first, left = pick_device(device), 0, 0
+    first = left = 0
     if (missing := _without_strata(run, source.columns, source.name)) is not None:
         say(f"  {missing}")
     with prediction_file(output) as write:
         sink = sink_of(run.first, aggregate, column, write)
-        for window in raw.windows(source, any_alphabet=any_alphabet):
+        for window, outputs in raw.windows(source, any_alphabet=any_alphabet):
             records = window.records.filter(pa.array(window.encoded))
-            rows = np.arange(len(window.features))
-            if arrivals is not None and len(rows):
+            if arrivals is not None and len(outputs):
                 facts = facts_of_sequences(records.column("sequence"), str(run.card.encoder.get("alphabet")))
                 arrivals.add(torch.from_numpy(window.features).float(), facts)
             strata = _strata_of_records(run, records)
-            decided = run.first.decide(run.outputs(ArrayRows(window.features), rows, chosen), strata)
+            decided = run.first.decide(outputs, strata)
             numbers = first + np.flatnonzero(window.encoded)
             parents = None if column is None else records.column(column)
             sink.take(numbers, records.column(ID), parents, decided, strata)

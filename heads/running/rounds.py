@@ -2,7 +2,7 @@
 
 In folds every row is judged once, by a head that has not seen it, with a threshold and a calibration from that fold's own
 validation rows. In nested folds the heads of a fold's inner pairs are averaged, and each of its other rows validates the one
-head that did not train on it.
+head that did not train on it. How a model is made is asked of a function (`fit_model`): a fine-tuning makes an encoder too.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ HEAD = ""
 
 
 @dataclass(frozen=True)
+class Model:
+    """A fitted head, and the features that it reads."""
+
+    name: str
+    """Of its fold, in nested folds with the number of its pair; empty for one split."""
+    fit: Fit
+    store: Store
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What was fitted and how it did."""
 
@@ -41,8 +51,8 @@ class Outcome:
     """Of each row ``train``, ``val`` or ``test``, or the name of the fold that judged it."""
     results: tuple[Result, ...]
     """The head first, then its baselines."""
-    fits: tuple[tuple[str, Fit], ...]
-    """By the name of the fold, empty for one split."""
+    models: tuple[Model, ...]
+    """One, or those of the folds."""
     decisions: Decisions
     """For new rows."""
     baselines: tuple[SavedBaseline, ...]
@@ -54,6 +64,11 @@ class Outcome:
     def single(self) -> bool:
         """Whether there was one split."""
         return not self.folds
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Of the heads, where they have some."""
+        return self.models[0].fit.fitted.head.quantiles
 
 
 @dataclass(frozen=True)
@@ -67,53 +82,61 @@ class Setting:
     progress: Progress = say_nothing
     say: Say = print
     fit_baselines: FitBaselines = baselines
+    title: str | None = None
+    """What the row of the head in the tables is called, where that is more than its kind."""
 
 
-def pairs_of(fold: Fold) -> tuple[tuple[Codes, Codes], ...]:
-    """The training and validation rows of each head of a fold."""
-    return fold.inner or ((fold.train, fold.val),)
+MakeModel = Callable[[str, Task, Setting], Model]
+"""Makes the model of a name for the parts of a task."""
 
 
-def part_of(task: Task, fold: Fold, pair: int = 0) -> Task:
-    """A task with the parts of a fold, seen by one of its heads."""
-    train, val = pairs_of(fold)[pair]
-    return replace(task, parts=Fold(fold.name, train, val, fold.test).parts(len(task.rows)))
+def fit_model(name: str, task: Task, setting: Setting) -> Model:
+    """Fit a head to the features of the store."""
+    train, val = task.examples(TRAIN), task.examples(VAL)
+    fit = fit_head(setting.store, train, val, setting.recipe, device=setting.device, progress=setting.progress)
+    return Model(name, fit, setting.store)
 
 
-def run_once(task: Task, setting: Setting) -> Outcome:
-    """Fit and judge on the one split of a task."""
-    return judge_once(task, _fitted(task, setting), setting)
+def parts_of(task: Task, fold: Fold) -> dict[str, Task]:
+    """The task as each model of a fold sees it, by the name of the model: one for the fold, or one for each inner pair."""
+    pairs = {f"{fold.name}-{number}": pair for number, pair in enumerate(fold.inner, 1)}
+    return {
+        name: replace(task, parts=Fold(name, train, val, fold.test).parts(len(task.rows)))
+        for name, (train, val) in (pairs or {fold.name: (fold.train, fold.val)}).items()
+    }
 
 
-def judge_once(task: Task, fit: Fit, setting: Setting, name: str | None = None) -> Outcome:
-    """Judge a fit on the one split of a task, beside its baselines; `name` is what its row of the table is called."""
-    outputs, shares = _said(task, fit, setting)
-    head = _judge_head(task, fit, outputs, shares, setting, name)
-    rivals = _judge_baselines(task, fit.fitted.head.quantiles, setting)
+def judge_once(task: Task, model: Model, setting: Setting) -> Outcome:
+    """Judge a model on the one split of a task, beside its baselines."""
+    outputs, shares = _said(task, model, setting)
+    head = _judge_head(task, model.fit, outputs, shares, setting)
+    rivals = _judge_baselines(task, model.fit.fitted.head.quantiles, setting)
     results = (head, *(result for result, _ in rivals))
     kept = tuple(SavedBaseline(result.name, result.decisions, (found.model,)) for result, found in rivals)
     names = np.array([*NAMES, ""])[task.parts]
-    return Outcome(task, tuple(names.tolist()), results, (("", fit),), head.decisions, kept)
+    return Outcome(task, tuple(names.tolist()), results, (model,), head.decisions, kept)
 
 
-def run_folds(task: Task, folds: Folds, setting: Setting) -> Outcome:
+def run_folds(task: Task, folds: Folds, setting: Setting, make: MakeModel = fit_model) -> Outcome:
     """Fit and judge fold by fold, and judge all rows together by what was said of them when they were held out."""
-    fits: list[tuple[str, Fit]] = []
+    models: list[Model] = []
     by_fold: list[tuple[Fold, dict[str, Result]]] = []
     rivals: list[tuple[Codes, dict[str, Baseline]]] = []
     held_out: list[tuple[Codes, Doubles]] = []
     for number, fold in enumerate(folds, 1):
-        progress = _told_of(setting.progress, f"{number}/{len(folds)} {fold.name}")
+        progress = told_of(setting.progress, f"{number}/{len(folds)} {fold.name}")
         say = setting.say if number == 1 else _quiet
         own = replace(setting, judging=replace(setting.judging, resamples=0), progress=progress, say=say)
-        outputs, shares, heads = _fit_pairs(task, fold, own)
-        fits += [(fold.name if len(heads) == 1 else f"{fold.name}-{pair}", fit) for pair, fit in enumerate(heads, 1)]
-        judged = _validated(part_of(task, fold), fold)
-        head = _judge_head(judged, heads[0], outputs, shares, own)
-        quantiles = heads[0].fitted.head.quantiles
-        found = _judge_baselines(part_of(task, fold), quantiles, own)
+        parts = parts_of(task, fold)
+        made = [make(name, part, own) for name, part in parts.items()]
+        outputs, shares = _said_together(tuple(parts.values()), made, own)
+        models += made
+        first, fit = next(iter(parts.values())), made[0].fit
+        judged = _validated(first, fold)
+        head = _judge_head(judged, fit, outputs, shares, own)
+        found = _judge_baselines(first, fit.fitted.head.quantiles, own)
         by_fold.append((fold, {HEAD: head, **{rival.key: result for result, rival in found}}))
-        rivals.append((part_of(task, fold).part(VAL), {rival.key: rival for _, rival in found}))
+        rivals.append((first.part(VAL), {rival.key: rival for _, rival in found}))
         held_out.append((judged.part(VAL), outputs[judged.part(VAL)]))
     in_all = [key for key in by_fold[0][1] if all(key in results for _, results in by_fold)]
     pooled = {key: _pool(task, by_fold, key, setting.judging) for key in in_all}
@@ -124,49 +147,33 @@ def run_folds(task: Task, folds: Folds, setting: Setting) -> Outcome:
         replace(task, parts=np.full(len(task.rows), TEST, np.int64)),
         tuple(names.tolist()),
         tuple(pooled.values()),
-        tuple(fits),
-        _decisions(task, held_out, fits[0][1].fitted.head.quantiles, setting.judging),
+        tuple(models),
+        _decisions(task, held_out, models[0].fit.fitted.head.quantiles, setting.judging),
         tuple(_keep(task, key, result, rivals, setting.judging) for key, result in pooled.items() if key != HEAD),
         tuple(_record(fold, results[HEAD]) for fold, results in by_fold),
     )
 
 
-def _fit(task: Task, setting: Setting) -> tuple[Fit, Doubles, Doubles | None]:
-    fit = _fitted(task, setting)
-    return fit, *_said(task, fit, setting)
-
-
-def _fitted(task: Task, setting: Setting) -> Fit:
-    return fit_head(
-        setting.store,
-        task.examples(TRAIN),
-        task.examples(VAL),
-        setting.recipe,
-        device=setting.device,
-        progress=setting.progress,
-    )
-
-
-def _said(task: Task, fit: Fit, setting: Setting) -> tuple[Doubles, Doubles | None]:
+def _said(task: Task, model: Model, setting: Setting) -> tuple[Doubles, Doubles | None]:
     """Outputs of all rows, and the shares of the classes as training saw them."""
-    outputs = fit.outputs(setting.store, task.rows, setting.device)
-    return outputs, trained_shares(fit, task.examples(TRAIN), setting.recipe.options)
+    outputs = model.fit.outputs(model.store, task.rows, setting.device)
+    return outputs, trained_shares(model.fit, task.examples(TRAIN), setting.recipe.options)
 
 
-def _fit_pairs(task: Task, fold: Fold, setting: Setting) -> tuple[Doubles, Doubles | None, list[Fit]]:
-    """Outputs of all rows: the mean of the heads of all pairs, but on validation rows of the head that held them out."""
-    found = [_fit(part_of(task, fold, pair), setting) for pair in range(len(pairs_of(fold)))]
-    mean = np.mean([outputs for _, outputs, _ in found], axis=0)
-    for (_, val), (_, outputs, _) in zip(pairs_of(fold), found, strict=True):
-        mean[val] = outputs[val]
-    shares = [share for *_, share in found if share is not None]
-    return mean, np.mean(shares, axis=0) if shares else None, [fit for fit, *_ in found]
+def _said_together(
+    parts: Sequence[Task], models: Sequence[Model], setting: Setting
+) -> tuple[Doubles, Doubles | None]:  # fmt: skip
+    """Outputs of all rows: the mean of all models of a fold, but on validation rows of the model that held them out."""
+    found = [_said(part, model, setting) for part, model in zip(parts, models, strict=True)]
+    mean = np.mean([outputs for outputs, _ in found], axis=0)
+    for part, (outputs, _) in zip(parts, found, strict=True):
+        mean[part.part(VAL)] = outputs[part.part(VAL)]
+    shares = [share for _, share in found if share is not None]
+    return mean, np.mean(shares, axis=0) if shares else None
 
 
-def _judge_head(
-    task: Task, fit: Fit, outputs: Doubles, shares: Doubles | None, setting: Setting, name: str | None = None
-) -> Result:
-    name, quantiles = name or f"{setting.recipe.kind} head", fit.fitted.head.quantiles
+def _judge_head(task: Task, fit: Fit, outputs: Doubles, shares: Doubles | None, setting: Setting) -> Result:
+    name, quantiles = setting.title or f"{setting.recipe.kind} head", fit.fitted.head.quantiles
     return judge(task, name, outputs, setting.judging, quantiles=quantiles, trained_shares=shares)
 
 
@@ -198,8 +205,9 @@ def _keep(
     return SavedBaseline(pooled.name, decisions, tuple(found[key].model for _, found in rivals))
 
 
-def _told_of(progress: Progress, fold: str) -> Progress:
-    return lambda done, total, text: progress(done, total, f"fold {fold}: {text}")
+def told_of(progress: Progress, fold: str) -> Progress:
+    """What is told of one fold."""
+    return lambda done, total, text: progress(done, total, f"fold {fold}: {text}" if text else "")
 
 
 def _quiet(line: str) -> None:

@@ -12,6 +12,7 @@ split_certificate.json    what was looked for between train and the rows that ju
 model/                    the head (see `heads.head`)
 baselines/                what it must beat, as fitted on the training rows (`heads.baselines.saved_baselines`)
 encoder/, features.zarr   of a fine-tuning: the encoder as it was trained, and the rows as it sees them
+FOLD/                     of a fine-tuning in folds: the run of each fold's encoder and head, with all of this
 README.md                 the model card
 plots/, report.html
 """
@@ -93,6 +94,7 @@ class Manifest:
 def make_manifest(
     store: Store,
     *,
+    dataset: str,
     command: str,
     args: Mapping[str, Any],
     outdir: Path,
@@ -100,13 +102,14 @@ def make_manifest(
     started: datetime,
     certificate: str,
 ) -> Manifest:
-    """Fill in a manifest for a run that ends now; times are UTC."""
+    """Fill in a manifest for a run that ends now; times are UTC. `store` holds its features, `dataset` is where its rows
+    are from."""
     encoder = dict(store.attrs["encoder"])
     return Manifest(
         git_commit_sha=_git_commit(),
         command=command,
         args=args,
-        dataset_path=store.origin,
+        dataset_path=dataset,
         outdir=str(outdir.resolve()),
         hostname=socket.gethostname(),
         device=device,
@@ -218,6 +221,25 @@ def free_name(store: Path, kind: str) -> Path:
         number += 1
         outdir = Path("runs") / f"{stem}-{number}"
     return outdir
+
+
+def fold_folders(names: Sequence[str]) -> dict[str, str]:
+    """What the folders of folds are called, by their names; no two alike. Empty for the one of no name."""
+    found: dict[str, str] = {}
+    for name in names:
+        stem = folder = re.sub(r"[^\w=.-]+", "-", name)
+        number = 1
+        while folder in found.values():
+            number += 1
+            folder = f"{stem}-{number}"
+        found[name] = folder
+    return found
+
+
+def fold_runs(run: Path) -> list[Path]:
+    """The runs of single folds within a run."""
+    found = [file.parent for file in run.glob(f"*/{MANIFEST}")]
+    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -2,55 +2,40 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from embedcache.errors import HeadError
-from embedcache.rawfeatures import encoder_record
 from embedcache.store import Store
-from heads.baselines import saved_baselines
 from heads.baselines.fit_baselines import baselines
 from heads.baselines.shared_baselines import FitBaselines
 from heads.data.feature_stores import Features
 from heads.data.features import MEMORY_BYTES, pick_device
 from heads.data.labels import TaskKind
-from heads.deciding.thresholds import UNTUNED, ThresholdRule
 from heads.fitting import Record
-from heads.judging.detection import Detection, Detector, detect, detector_of
+from heads.judging.detection import Detection, Detector, detector_of
 from heads.judging.detection_rule import DetectionRule
 from heads.judging.metrics import check_metric
 from heads.judging.results import Judging, Result
-from heads.linear.logistic import UNEVEN
 from heads.perceptron.mlp_model import MLPModel
 from heads.perceptron.mlp_options import MLPOptions
 from heads.progress import told
 from heads.running import report, runs
 from heads.running.fit import Recipe, default_metric
+from heads.running.keep_run import About, Say, keep_run
 from heads.running.open_run import open_run
-from heads.running.rounds import Outcome, Setting, run_folds, run_once
-from heads.running.write_run import write_run
-from heads.saving import saved
+from heads.running.rounds import Outcome, Setting, fit_model, judge_once, run_folds
 from heads.saving.kinds import check_kind
-from heads.saving.profile import profile_of
-from heads.saving.saved import HeadCard, SavedHead
 from heads.splitting.certificate import THRESHOLD
 from heads.splitting.certificates import Certificates, certify_task
 from heads.splitting.folds import Folds
-from heads.splitting.splits import NAMES, TRAIN
 from heads.splitting.task import Columns, Task, contents, describe, load_task, split_task
 from heads.steps import StepsOptions
-
-Say = Callable[[str], None]
-"""Where the running account goes, a line at a time."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +87,12 @@ class Training:
     detections: Mapping[str, tuple[Detection, ...]] = field(default_factory=dict)
     """By the name of the split."""
 
+    @classmethod
+    def of(cls, outdir: Path, outcome: Outcome, detections: Mapping[str, tuple[Detection, ...]]) -> Training:
+        """What a judged training has come to."""
+        shown = report.shown_metrics(outcome.task.target.kind, outcome.quantiles)
+        return cls(outdir, outcome.results, outcome.folds, shown, detections)
+
 
 def train(
     features: Features,
@@ -137,24 +128,13 @@ def train(
     with threadpool_limits(1, "blas"), runs.new_folder(outdir, overwrite) as folder:
         with told(f"{options.kind} head") as progress:
             setting = Setting(store, recipe, options.judging, device, progress, say, fit_baselines)
-            outcome = run_once(task, setting) if folds is None else run_folds(task, folds, setting)
-        notes = account(outcome, options.judging.decisions.threshold, say)
-        save_heads(folder / runs.MODEL, store, outcome, options.judging)
-        saved_baselines.save(folder, outcome.baselines)
-        manifest = runs.make_manifest(
-            store,
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            args=arguments,
-            outdir=outdir,
-            device=str(device),
-            started=started,
-            certificate=certificate.hash,
-        )
-        detections = detections_of(outcome, detector, options.judging)
-        write_run(folder, store, outcome, manifest, certificate, options.judging, notes, detections)
-    quantiles = outcome.fits[0][1].fitted.head.quantiles
-    shown = report.shown_metrics(task.target.kind, quantiles)
-    return Training(outdir, outcome.results, outcome.folds, shown, detections)
+            if folds is None:
+                outcome = judge_once(task, fit_model("", task, setting), setting)
+            else:
+                outcome = run_folds(task, folds, setting)
+        about = About(outdir, started, str(device), arguments, store.origin)
+        detections = keep_run(folder, store, outcome, about, certificate, options.judging, detector, say)
+    return Training.of(outdir, outcome, detections)
 
 
 def _said(features: Features) -> dict[str, Any]:
@@ -172,19 +152,6 @@ def detector_of_task(options: TrainOptions, store: Store, task: Task) -> Detecto
     return detector_of(store, task.rows, options.detect, options.detect_by)
 
 
-def detections_of(outcome: Outcome, detector: Detector, judging: Judging) -> dict[str, tuple[Detection, ...]]:
-    """What head and baselines detect among the rows of val and test."""
-    task, found = outcome.task, {}
-    for name in ("val", "test"):
-        rows = task.part(NAMES.index(name))
-        if len(rows) and detector.rules:
-            said = [(one.name, np.asarray(one.decided.predictions[rows], np.float64)) for one in outcome.results]
-            true = np.asarray(task.target.values[rows], np.float64)
-            groups = None if task.groups is None else task.groups[rows]
-            found[name] = detect(detector.take(rows), true, said, judging, groups)
-    return found
-
-
 def recipe_of(options: TrainOptions, store: Store, task: Task) -> Recipe:
     """What holds for every fit.
 
@@ -199,7 +166,8 @@ def recipe_of(options: TrainOptions, store: Store, task: Task) -> Recipe:
         (start, *others), card = (run := open_run(options.start)).heads, run.card
         if others:
             raise HeadError(
-                f"{options.start_flag} {options.start} has a head for each of {len(run.heads)} folds: name a run with one"
+                f"{options.start_flag} {options.start} has a head for each of {len(run.heads)} folds: name a run with "
+                f"one{run.of_one_fold}"
             )
         if (options.kind, card.kind) != (MLPModel.kind, MLPModel.kind):
             raise HeadError(
@@ -249,56 +217,6 @@ def introduce(store: Store, task: Task, folds: Folds | None, certificate: Certif
     say(describe(task) if folds is None else f"  {len(task.rows):,} rows  {contents(task.target)}")
     for line in (*task.notes, *certificate.lines()):
         say(f"  {line}")
-
-
-def account(outcome: Outcome, aim: str, say: Say) -> list[str]:
-    """Say what was chosen and what is to be known of it; returns the notes."""
-    for name, fit in outcome.fits:
-        say(f"{name + ': ' if name else ''}chosen: {fit.settings} ({fit.score})")
-    notes = list(dict.fromkeys(note for _, fit in outcome.fits for note in fit.notes))
-    decisions = outcome.decisions
-    if decisions.prior is not None or decisions.calibrator is not None:
-        notes = [note for note in notes if not note.startswith(UNEVEN)]
-    quantiles = outcome.fits[0][1].fitted.head.quantiles
-    if quantiles and 0.5 not in quantiles:
-        nearest = min(quantiles, key=lambda quantile: abs(quantile - 0.5))
-        notes.append(
-            f"there is no quantile 0.5: predictions, and all metrics but pinball, are those of the quantile {nearest:g}"
-        )
-    if decisions.threshold is not None:
-        cuts = decisions.threshold if isinstance(decisions.threshold, tuple) else (decisions.threshold,)
-        how = f"for {aim} on validation rows"
-        if ThresholdRule.parse(aim).aim == "fixed":
-            how = "as given"
-        elif decisions.notes and all(cut == UNTUNED for cut in cuts):
-            how = "not tuned"
-        say(f"threshold {', '.join(f'{cut:.4g}' for cut in cuts)} ({how})")
-    notes += [note for note in outcome.results[0].notes if note not in notes]
-    for note in notes:
-        say(f"  {note}")
-    return notes
-
-
-def save_heads(folder: Path, store: Store, outcome: Outcome, judging: Judging) -> None:
-    """Save the head, or one of each fold in a folder of its own."""
-    task = outcome.task
-    trained = task.rows[task.part(TRAIN)] if outcome.single else task.rows
-    profile = profile_of(store, trained)
-    for name, fit in outcome.fits:
-        card = HeadCard(
-            kind=fit.fitted.head.kind,
-            dim=store.dim,
-            target=task.target.kind,
-            names=task.target.names,
-            label=tuple(str(task.columns.label).split(","))
-            if task.target.kind == "multilabel"
-            else (str(task.columns.label),),
-            fingerprint=store.fingerprint,
-            encoder=encoder_record(store),
-            strata=task.columns.stratum if judging.decisions.by_stratum else None,
-        )
-        place = folder / re.sub(r"[^\w=.-]+", "-", name) if name else folder
-        saved.save(place, SavedHead(fit.fitted.head, card, outcome.decisions, fit.steps, profile))
 
 
 def plain(value: Any) -> Any:

@@ -56,6 +56,8 @@ def _entry(run: Path, metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -
     yield from _section("Config", _table(("setting", "value"), list(_config(manifest["args"]).items())))
     yield from _section("Epochs", [*_epochs(metrics), "", _best(metrics)])
     yield from _section("Metrics", _metrics(metrics))
+    if "folds" in metrics:
+        yield from _section("Folds, test rows", _folds(metrics))
     for part in ("val", "test"):
         matrix = _confusion(run, metrics, part)
         if matrix:
@@ -137,6 +139,11 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     return _table(["", *names, "rows"], rows)
 
 
+def _folds(metrics: Mapping[str, Any]) -> list[str]:
+    names = ["fold", *_shown(metrics), "rows"]
+    return _table(names, [[_cell(fold.get(name)) for name in names] for fold in metrics["folds"]])
+
+
 def _shown(metrics: Mapping[str, Any]) -> list[str]:
     names = [name for name in shown_metrics(metrics["target"]) if name in metrics.get("val", metrics.get("test", {}))]
     select = metrics["select"]
@@ -144,12 +151,14 @@ def _shown(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _confusion(run: Path, metrics: Mapping[str, Any], part: str) -> list[str]:
-    """Rows of each class by what was said of them; empty where there are no classes."""
-    if metrics["target"] not in ("binary", "multiclass") or part not in metrics:
+    """Rows of each class by what was said of them; empty where there are no classes, and of val in folds: there a row
+    validates in several."""
+    folds = "folds" in metrics
+    if metrics["target"] not in ("binary", "multiclass") or part not in metrics or (folds and part == "val"):
         return []
     table = pq.read_table(run / runs.PREDICTIONS, columns=["split", "y_true", "y_pred"])
     split = np.asarray(table["split"].to_pylist(), object)
-    mask = split == part if part == "val" or "folds" not in metrics else np.ones(len(split), bool)
+    mask = split != "" if folds else split == part
     names = [str(name) for name in metrics["classes"]]
     place = {name: number for number, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)), int)

@@ -49,16 +49,16 @@ def write_run(
     detections : what the models detect, by the name of the split.
     """
     task, head = outcome.task, outcome.results[0]
-    fit = outcome.fits[0][1]
-    quantiles = fit.fitted.head.quantiles
+    fit, quantiles = outcome.models[0].fit, outcome.quantiles
     history = _records(outcome, lambda one: one.fitted.history)
     trials = _records(outcome, lambda one: one.fitted.trials)
     parts = _breakdown(outcome, judging)
+    chosen = [dict(model.fit.fitted.chosen) for model in outcome.models]
     every_note = [*task.notes, *certificate.leaks, *notes]
     metrics = {
         "n_rows": len(task.rows),
         **head.to_json(),
-        "selected": dict(fit.fitted.chosen) if outcome.single else [dict(one.fitted.chosen) for _, one in outcome.fits],
+        "selected": chosen[0] if outcome.single else chosen,
         "select": fit.select,
         "target": task.target.kind,
         "classes": list(task.target.names),
@@ -122,7 +122,9 @@ def _by_rule(detections: Mapping[str, tuple[Detection, ...]]) -> dict[str, dict[
 
 def _records(outcome: Outcome, of: Callable[[Fit], tuple[Record, ...]]) -> list[Record]:
     """Records of all fits, with the name of the fold before each where there are folds."""
-    return [{"fold": name, **record} if name else record for name, fit in outcome.fits for record in of(fit)]
+    return [
+        {"fold": model.name, **record} if model.name else record for model in outcome.models for record in of(model.fit)
+    ]
 
 
 def _breakdown(outcome: Outcome, judging: Judging) -> tuple[Part, ...]:
