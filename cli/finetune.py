@@ -102,7 +102,7 @@ _OPTIONS = (
     click.option("--cache-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
                  help="Type of those states."),
     click.option("--init-head", "start", type=FOLDER, metavar="RUN", help="Go on from the head of this run, of `heads train "
-                 "--head mlp` or of a fine-tuning."),
+                 "--head mlp` or of a fine-tuning; but in a fold that tests rows which it has seen, from a new head."),
     click.option("--reinit-head", is_flag=True, help="With --model RUN: begin with a new head."),
     click.option("--save-steps", type=click.IntRange(0), default=0, show_default=True, metavar="N",
                  help="Also write a checkpoint every N steps, not only after each epoch."),
@@ -121,6 +121,9 @@ def _finetune(**given: Any) -> None:
     Stopped, by Ctrl-C or by a kill, the same command goes on from the last checkpoint. Several GPUs: torchrun
     --nproc-per-node N $(which heads) finetune ...
 
+    Of folds (--split kfold:5, nested:5x3, leave-out:COL) each trains an encoder and a head of its own from the same start;
+    RUN judges every row by those that have not seen it, and RUN/fold-1 ... are their runs.
+
     \b
     heads finetune --features reads.zarr --mode top --top-layers 4
     heads finetune --model nt500m --input reads.fa.gz:label=1 host.fa.gz:label=0 --mode full --lora 8
@@ -130,6 +133,7 @@ def _finetune(**given: Any) -> None:
     from embedcache.errors import Interrupted
     from heads.finetune.finetune import finetune
     from heads.running import report
+    from heads.running.runs import fold_runs
 
     source = _source(given)
     with tqdm(total=0, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:
@@ -166,10 +170,17 @@ def _finetune(**given: Any) -> None:
         append_to_log(done.outdir, given["log"])
     for part in [part for part in ("val", "test") if part in done.results[0].parts]:
         click.echo("\n" + report.table(done.results, part, done.metrics))
+    one = done.outdir
+    if done.folds:
+        click.echo(report.folds_line(done.folds, done.metrics))
+        one, *_ = runs = fold_runs(done.outdir)
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
+    if done.folds:
+        click.echo(f"of one fold each: {', '.join(folder.name for folder in runs)}")
     if given["mode"] != "frozen":
-        click.echo(f"next: embedcache extract --model {done.outdir} --input FILE --output STORE")
-    click.echo(f"      heads predict {done.outdir} --input FILE -o predictions.parquet")
+        click.echo(f"next: embedcache extract --model {one} --input FILE --output STORE")
+    averaged = "   # the mean of all folds" if done.folds else ""
+    click.echo(f"      heads predict {done.outdir} --input FILE -o predictions.parquet{averaged}")
 
 
 def _source(given: dict[str, Any]) -> Path | InputOptions:

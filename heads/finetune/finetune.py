@@ -4,15 +4,16 @@ RUN/encoder/         the encoder as it was trained, in its published format (or 
 RUN/features.zarr    the rows as that encoder sees them: what the head of the run reads
 RUN/...              all that `heads train` writes (`heads.running.runs`)
 
-While it runs, checkpoints, cached states and the plan lie in RUN.training, from which the same command goes on.
+Of folds RUN has what `heads train` writes of folds, each row judged by a model that has not seen it, and RUN/FOLD is such a
+run for each fold. While it runs, checkpoints, cached states and the plan lie in RUN.training (those of a fold in
+RUN.training/FOLD), from which the same command goes on.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
-import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from threadpoolctl import threadpool_limits
 
 import embedcache
@@ -28,39 +30,30 @@ from embedcache.errors import HeadError
 from embedcache.input_options import InputOptions
 from embedcache.progress import Progress
 from embedcache.store import Store
-from heads.baselines import saved_baselines
 from heads.data.features import pick_device
+from heads.finetune.finished import is_over, write_finished
 from heads.finetune.ground import EncoderChoice, check_trainable, choose_encoding, features_of, keep_records
-from heads.finetune.journal import check_same
+from heads.finetune.journal import check_same, forget_checkpoints
+from heads.finetune.material import Material
+from heads.finetune.members import Member, members_of, with_starts
 from heads.finetune.options import FinetuneOptions, require_packages
 from heads.finetune.processes import Processes
-from heads.finetune.save import load_tuned, save_encoder
 from heads.finetune.training import Setting, Workshop, train_model
-from heads.fitting import Fitted, say_nothing
+from heads.finetune.write_tuned import FEATURES, Tuned, room_for, write_tuned
 from heads.fitting import Progress as Told
+from heads.fitting import say_nothing
 from heads.judging.metrics import check_metric
-from heads.running import report, runs
-from heads.running.fit import Fit, Recipe
-from heads.running.rounds import Setting as JudgingSetting
-from heads.running.rounds import judge_once
-from heads.running.train import (
-    Training,
-    TrainOptions,
-    account,
-    detections_of,
-    detector_of_task,
-    introduce,
-    plain,
-    recipe_of,
-    save_heads,
-)
-from heads.running.write_run import write_run
-from heads.splitting.certificates import Certificates, certify_task
-from heads.splitting.splits import TRAIN, VAL
+from heads.running import runs
+from heads.running.keep_run import About
+from heads.running.rounds import told_of
+from heads.running.train import Training, TrainOptions, introduce, plain, recipe_of
+from heads.splitting.certificates import certify_task
+from heads.splitting.folds import Folds
+from heads.splitting.splits import NAMES
 from heads.splitting.task import Task, load_task, split_task
 
 Say = Callable[[str], None]
-TRAINING, FEATURES = ".training", "features.zarr"
+TRAINING = ".training"
 
 
 def finetune(
@@ -106,68 +99,91 @@ def finetune(
 
     encoding = choose_encoding(choice, rows, str(processes.device), as_stored=isinstance(source, InputOptions))
     check_trainable(encoding, options, rows)
-    task = _task(rows, shared)
+    task, folds = _task(rows, shared)
+    members = members_of(task, folds)
     with processes.first_does() as mine:
         if mine:
             if restart:
                 _forget(work)
-            check_same(work, _plan(rows, encoding, shared, options, task))
+            check_same(work, _plan(rows, encoding, shared, options, members))
             features_of(rows, encoding, work / FEATURES, progress)
     store = _opened(rows, encoding, work / FEATURES)
     recipe = recipe_of(shared, store, task)
     shared, options = replace(shared, head=recipe.options), replace(options, head=recipe.options)
-    certificate = certify_task(store, task, None, shared.near, processes.device, shared.memory_bytes)
-    introduce(store, task, None, certificate, say)
+    certificate = certify_task(store, task, folds, shared.near, processes.device, shared.memory_bytes)
+    members, notes = with_starts(members, shared.start, encoding.encoder, rows)
+    task = replace(task, notes=(*task.notes, *notes))
+    introduce(store, task, folds, certificate, say)
     if shared.strict:
         certificate.require_clean()
+    material = Material(store, task.rows, encoding, options, work, processes, progress)
+    setting = Setting(store, material, task, encoding, options, recipe, work, processes, told)
+    for line in room_for(setting, members, outdir):
+        say(line)
 
     with threadpool_limits(1, "blas"):
-        setting = Setting(store, task, encoding, options, recipe, work, processes, progress, told)
-        workshop = Workshop(setting)
-        say(_what_learns(workshop))
-        fitted = train_model(workshop, outdir.name)
+        for member in members:
+            _train(member, setting, say, keep)
         if not processes.first:
             return None
-        tuned, tuned_encoding = store, encoding
-        if options.trains_encoder:
-            save_encoder(work / runs.ENCODER, workshop.model, encoding, options)
-            tuned_encoding = load_tuned(work / runs.ENCODER, encoding, outdir)
-            tuned = features_of(rows, tuned_encoding, work / "tuned.zarr", progress)
         arguments = {
             "features": str(features), **plain(shared), "columns": asdict(task.columns), "select": recipe.select,
             "finetune": plain(options) | {"head": None}, "encoder": plain(choice),
         }  # fmt: skip
-        run = _Run(outdir, started, arguments, str(rows.path.resolve()))
-        return _write(
-            run, tuned, task, fitted, shared, options, recipe, certificate, processes, say, work, overwrite, keep
-        )
+        about = About(outdir, started, str(processes.device), arguments, str(rows.path.resolve()))
+        tuned = Tuned(rows, setting, shared, folds, members, certificate, progress)
+        done = write_tuned(tuned, about, say, overwrite)
+    if not keep:
+        shutil.rmtree(work)
+    return done
 
 
-def _task(store: Store, shared: TrainOptions) -> Task:
+def _train(member: Member, whole: Setting, say: Say, keep: bool) -> None:
+    """One training of a run, to its end; nothing where it is over already."""
+    work = whole.work / member.folder
+    if is_over(work, whole.options):
+        say(f"{f'fold {member.place}' if member.place else 'the training'} is over: {work} has what came of it")
+        return
+    if whole.processes.first:
+        work.mkdir(exist_ok=True)
+    told = told_of(whole.told, member.place) if member.place else whole.told
+    recipe = replace(whole.recipe, start=None) if member.fresh else whole.recipe
+    setting = replace(whole, task=member.task, work=work, recipe=recipe, told=told)
+    workshop = Workshop(setting)
+    rows = ", ".join(f"{name} {len(member.task.part(part)):,}" for part, name in enumerate(NAMES))
+    say(f"{f'fold {member.place} ({rows} rows): ' if member.place else ''}{_what_learns(workshop)}")
+    fitted = train_model(workshop, f"{whole.work.name.removesuffix(TRAINING)} {member.name}".strip())
+    setting.processes.wait()  # until all have read the best epoch
+    if setting.processes.first:
+        write_finished(work, fitted, workshop.model, setting.encoding, setting.options)
+        if not keep:
+            forget_checkpoints(work)
+    del workshop, fitted
+    gc.collect()  # model and optimiser, which hold each other
+    if setting.processes.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _task(store: Store, shared: TrainOptions) -> tuple[Task, Folds | None]:
     """What is learned of which rows."""
     task = load_task(store, shared.columns, kind=shared.task, positive=shared.positive)
-    task, folds = split_task(store, task, shared.seed if shared.split_seed is None else shared.split_seed)
     if shared.select is not None:
         check_metric(task.target.kind, shared.select)
-    if folds is not None:
-        raise HeadError(
-            f"--split {task.columns.split} has many folds, and heads finetune trains one: take a column, or none (60/20/20)"
-        )
-    if not len(task.part(VAL)) or not len(task.part(TRAIN)):
-        raise HeadError(
-            "a fine-tuning needs rows that train and rows that validate (they choose its epoch): give --split none"
-        )
-    return task
+    return split_task(store, task, shared.seed if shared.split_seed is None else shared.split_seed)
 
 
 def _plan(
-    store: Store, encoding: Encoding, shared: TrainOptions, options: FinetuneOptions, task: Task
+    store: Store, encoding: Encoding, shared: TrainOptions, options: FinetuneOptions, members: tuple[Member, ...]
 ) -> dict[str, Any]:
     """All that decides the weights in the end, in the words of the command line."""
     said = {name: value for name, value in plain(options).items() if name not in ("report_to", "save_steps", "head")}
     head = {f"head-{name}": value for name, value in plain(options.head).items()}
+    task = members[0].task
     values = np.ascontiguousarray(task.target.values)
-    parts = hashlib.sha256(task.rows.tobytes() + task.parts.tobytes() + values.tobytes()).hexdigest()[:16]
+    split = hashlib.sha256(task.rows.tobytes())
+    for member in members:
+        split.update(member.task.parts.tobytes())
+    split.update(values.tobytes())
     return {
         **{name.replace("_", "-"): value for name, value in {**said, **head}.items()},
         "pos-weight": shared.pos_weight,
@@ -177,7 +193,7 @@ def _plan(
         "encoder": encoding.fingerprint,
         "rows": runs.rows_digest(store),
         "label": task.columns.label,
-        "split": parts,
+        "split": split.hexdigest()[:16],
     }
 
 
@@ -214,44 +230,3 @@ def _what_learns(workshop: Workshop) -> str:
     if options.mode == "top":
         states = "; the layers below are " + ("cached" if options.caches else "computed at every step")
     return f"training {what}{adapted}: {learned:,} parameters, {steps:,} steps an epoch{states}"
-
-
-class _Run:
-    """What the manifest says of a run."""
-
-    def __init__(self, outdir: Path, started: datetime, arguments: dict[str, Any], dataset: str) -> None:
-        self.outdir, self.started, self.arguments, self.dataset = outdir, started, arguments, dataset
-
-
-def _write(
-    run: _Run, store: Store, task: Task, fitted: Fitted, shared: TrainOptions, options: FinetuneOptions, recipe: Recipe,
-    certificate: Certificates, processes: Processes, say: Say, work: Path, overwrite: bool, keep: bool,
-) -> Training:  # fmt: skip
-    """Judge head and encoder on the features of the encoder as it is saved, and write the run."""
-    trained = f"top {options.top_layers}" if options.mode == "top" else options.mode
-    fit = Fit(fitted, None, recipe.select)
-    with runs.new_folder(run.outdir, overwrite) as folder:
-        setting = JudgingSetting(store, recipe, shared.judging, processes.device, say=say)
-        outcome = judge_once(task, fit, setting, f"{trained}, mlp head")
-        notes = account(outcome, shared.judging.decisions.threshold, say)
-        save_heads(folder / runs.MODEL, store, outcome, shared.judging)
-        saved_baselines.save(folder, outcome.baselines)
-        manifest = runs.make_manifest(
-            store,
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            args=run.arguments,
-            outdir=run.outdir,
-            device=str(processes.device),
-            started=run.started,
-            certificate=certificate.hash,
-        )
-        manifest = replace(manifest, dataset_path=run.dataset)
-        detections = detections_of(outcome, detector_of_task(shared, store, task), shared.judging)
-        write_run(folder, store, outcome, manifest, certificate, shared.judging, notes, detections)
-        for kept, place in ((runs.ENCODER, runs.ENCODER), ("tuned.zarr", FEATURES), ("logs", "logs")):
-            if (work / kept).exists() and (options.trains_encoder or kept == "logs"):
-                (work / kept).rename(folder / place)
-    if not keep:
-        shutil.rmtree(work)
-    shown = report.shown_metrics(task.target.kind, fit.fitted.head.quantiles)
-    return Training(run.outdir, outcome.results, (), shown, detections)

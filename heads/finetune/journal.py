@@ -1,8 +1,12 @@
-"""What a training has seen so far: written beside each checkpoint, so that it goes on as if it had never stopped."""
+"""What a training has seen so far: written beside each checkpoint, so that it goes on as if it had never stopped.
+
+In folds each training has a folder of its own within that of the run.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from embedcache.errors import HeadError
 from heads.fitting import Record
 from heads.perceptron.early_stopping import EarlyStopping
 
-JOURNAL, BEST = "journal.json", "best.safetensors"
+JOURNAL, BEST, FITTED = "journal.json", "best.safetensors", "fitted.json"
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,25 @@ def last_checkpoint(work: Path) -> Path | None:
     return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
 
+def forget_checkpoints(work: Path) -> None:
+    """Remove the checkpoints of a training that is over, and its best epoch."""
+    for folder in work.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    (work / BEST).unlink(missing_ok=True)
+
+
 def check_same(work: Path, plan: dict[str, Any]) -> None:
-    """Write down what is trained, or hold it against the training that a checkpoint is of.
+    """Write down what is trained, or hold it against what a checkpoint is of, or a training that is over.
 
     Raises HeadError naming the first thing that differs.
     """
     file = work / "plan.json"
     plan = json.loads(json.dumps(plan, default=str))
-    if last_checkpoint(work) is None:
+    trainings = [work, *(folder for folder in work.glob("*") if folder.is_dir())]
+    if not any(last_checkpoint(folder) or (folder / FITTED).exists() for folder in trainings):
         work.mkdir(parents=True, exist_ok=True)
-        (work / BEST).unlink(missing_ok=True)
+        for folder in trainings:
+            (folder / BEST).unlink(missing_ok=True)
         write_durably(file, [to_json(plan)])
         return
     try:

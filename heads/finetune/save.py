@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 from embedcache.encoders import load_encoder
 from embedcache.encoders.adapters import save_adapters
-from embedcache.encoders.encoder import Origin
+from embedcache.encoders.encoder import Encoder, Origin
 from embedcache.encoders.saving import base_record, write_description, write_weights
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
@@ -32,6 +33,14 @@ def save_encoder(folder: Path, model: FinetuneModel, encoding: Encoding, options
         write_weights(partial, encoder, trunk.state_dict() if lora is None else merged_weights(trunk, lora))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def encoder_bytes(encoder: Encoder) -> int:
+    """What a whole one takes on the disk."""
+    assert isinstance(encoder, TransformerEncoder)
+    assert encoder.weights is not None
+    shapes = encoder.weights.family.shapes(encoder.weights.config)
+    return sum(4 * prod(shape) for shape in shapes.values())
 
 
 def load_tuned(folder: Path, before: Encoding, run: Path) -> Encoding:

@@ -20,22 +20,20 @@ from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
 from embedcache.packing import pack
-from embedcache.progress import Progress
-from embedcache.store import Store, open_store
+from embedcache.store import Store
 from heads.data.features import Rows, Standardisation
 from heads.data.standardised_rows import StandardisedRows
 from heads.data.target import Codes
-from heads.finetune.batch import Batch, FeatureInputs, InputSource, Mask, StateSource, TokenInputs
+from heads.finetune.batch import Batch, FeatureInputs, InputSource, Mask, TokenInputs
 from heads.finetune.ground import dropout_rates
 from heads.finetune.journal import Journal, Judgement, last_checkpoint
 from heads.finetune.lora import add_adapters
+from heads.finetune.material import Material
 from heads.finetune.model import FinetuneModel, Products
 from heads.finetune.options import FinetuneOptions
 from heads.finetune.order import Order, Ticket
 from heads.finetune.processes import Processes
 from heads.finetune.rates import parameter_groups
-from heads.finetune.states import ComputedStates, StoredStates, store_states
-from heads.finetune.tokens import TokenRows
 from heads.finetune.trackers import trackers_at
 from heads.fitting import Fitted, Problem, Record
 from heads.fitting import Progress as Told
@@ -59,13 +57,14 @@ class Setting:
 
     store: Store
     """Features of the encoder before it is trained."""
+    material: Material
     task: Task
     encoding: Encoding
     options: FinetuneOptions
     recipe: Recipe
     work: Path
+    """Folder of its checkpoints."""
     processes: Processes
-    progress: Progress
     told: Told
 
 
@@ -135,20 +134,9 @@ class Workshop:
             return FeatureInputs(
                 StandardisedRows(setting.store, task.rows, self.standardisation, self.device, memory_bytes=memory)
             )
-        rows = TokenRows.read(setting.store, task.rows, setting.encoding)
+        tokens, states = setting.material.tokens, setting.material.states(trunk.first)
         mask = Mask.of(self._encoder, setting.options.mask)
-        states = self._states(rows, trunk.first) if setting.options.mode == "top" else None
-        return TokenInputs(rows, setting.encoding, trunk, self.device, mask, states)
-
-    def _states(self, rows: TokenRows, layer: int) -> StateSource:
-        setting = self.setting
-        if not setting.options.caches:
-            return ComputedStates(self._encoder, layer)
-        place = setting.work / "states.zarr"
-        with setting.processes.first_does() as mine:
-            if mine:
-                store_states(place, rows, self._encoder, layer, setting.options.cache_dtype, setting.progress)
-        return StoredStates(open_store(place), rows, self.device)
+        return TokenInputs(tokens, setting.encoding, trunk, self.device, mask, states)
 
     @property
     def order(self) -> Order:
