@@ -64,9 +64,9 @@ def room_for(setting: Setting, members: Sequence[Member], outdir: Path) -> tuple
     if options.lora is None or options.lora.merge:
         each += encoder_bytes(setting.encoding.encoder)
     needed, free = each * len(todo), shutil.disk_usage(existing_folder(outdir)).free
+    many = "1 encoder" if len(todo) == 1 else f"{len(todo)} encoders"
     said = (
-        f"{outdir} needs about {size(needed)} more for {len(todo)} encoders and the rows as they see them, {size(free)} are "
-        "free there"
+        f"{outdir} needs about {size(needed)} more for {many} and the rows as seen by each, {size(free)} are free there"
     )
     if needed > free:
         raise StoreError(f"{said}: free some, choose another --output, or train adapters with --lora")

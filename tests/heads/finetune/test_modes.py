@@ -115,7 +115,7 @@ def test_what_cannot_be_is_refused_with_a_way_out(ground):
         (["--mode", "top", "--top-layers", "7"], "--top-layers 7.*1 to 3"),
         (["--mode", "frozen", "--lora", "4"], "--lora.*--mode top or full"),
         (["--mode", "top", "--mask", "0.1", "--cache"], "--mask.*--cache"),
-        (["--mode", "full", "--split", "kfold:3"], "one: take a column"),
+        (["--mode", "full", "--split", "kfold:1"], "at least 2 folds"),
         (["--mode", "full", "--model", "kmer:3"], "kmer:3 has no weights.*--mode frozen"),
     ]
     for options, sentence in asked:
