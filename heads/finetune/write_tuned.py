@@ -14,6 +14,8 @@ from embedcache.errors import StoreError
 from embedcache.preflight import existing_folder
 from embedcache.progress import Progress, size
 from embedcache.store import Store
+from heads.baselines.fit_baselines import baselines
+from heads.baselines.shared_baselines import SharedBaselines
 from heads.finetune.finished import is_over, read_finished
 from heads.finetune.ground import features_of
 from heads.finetune.members import Member
@@ -81,7 +83,13 @@ def write_tuned(tuned: Tuned, about: About, say: Say, overwrite: bool) -> Traini
     setting, shared = tuned.setting, tuned.shared
     models = {member.name: _model(tuned, member, about.outdir) for member in tuned.members}
     judging = JudgingSetting(
-        setting.store, setting.recipe, shared.judging, setting.processes.device, say=say, title=tuned.title
+        setting.store,
+        setting.recipe,
+        shared.judging,
+        setting.processes.device,
+        say=say,
+        fit_baselines=baselines if tuned.folds is None else SharedBaselines(),
+        title=tuned.title,
     )
     with runs.new_folder(about.outdir, overwrite) as folder:
         if tuned.folds is None:
