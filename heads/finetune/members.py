@@ -76,7 +76,7 @@ def _notes_of(task: Task, fold: Fold, folds: Folds) -> tuple[str, ...]:
 
 def with_starts(
     members: Sequence[Member], head: Path | None, encoder: Encoder, store: Store
-) -> tuple[tuple[Member, ...], tuple[str, ...]]:  # fmt: skip
+) -> tuple[tuple[Member, ...], tuple[str, ...]]:
     """The trainings, knowing which of them cannot start from a head that has seen rows they test, and what is to be said.
 
     Parameters
@@ -121,8 +121,8 @@ def _seen(run: Run, store: Store) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 def _run_of(encoder: Encoder) -> Run | None:
     """The run that made an encoder, where it is there."""
-    folder = encoder.origin.directory
-    found = (
-        [] if folder is None else [path for path in (Path(folder), Path(folder).parent) if (path / MANIFEST).exists()]
-    )
-    return open_run(found[0]) if found else None
+    if encoder.origin.directory is None:
+        return None
+    folder = Path(encoder.origin.directory)
+    found = next((path for path in (folder, folder.parent) if (path / MANIFEST).exists()), None)
+    return None if found is None else open_run(found)

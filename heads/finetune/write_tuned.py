@@ -121,7 +121,7 @@ def _model(tuned: Tuned, member: Member, outdir: Path) -> Model:
 
 def _write_member(
     tuned: Tuned, member: Member, model: Model, judging: JudgingSetting, about: About, folder: Path
-) -> None:  # fmt: skip
+) -> None:
     """The run of one fold, judged on the rows of that fold alone."""
     setting, shared, task = tuned.setting, tuned.shared, member.judged
     quiet = replace(judging, say=lambda line: None)

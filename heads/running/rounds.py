@@ -160,9 +160,7 @@ def _said(task: Task, model: Model, setting: Setting) -> tuple[Doubles, Doubles 
     return outputs, trained_shares(model.fit, task.examples(TRAIN), setting.recipe.options)
 
 
-def _said_together(
-    parts: Sequence[Task], models: Sequence[Model], setting: Setting
-) -> tuple[Doubles, Doubles | None]:  # fmt: skip
+def _said_together(parts: Sequence[Task], models: Sequence[Model], setting: Setting) -> tuple[Doubles, Doubles | None]:
     """Outputs of all rows: the mean of all models of a fold, but on validation rows of the model that held them out."""
     found = [_said(part, model, setting) for part, model in zip(parts, models, strict=True)]
     mean = np.mean([outputs for outputs, _ in found], axis=0)

@@ -227,7 +227,7 @@ def fold_folders(names: Sequence[str]) -> dict[str, str]:
     """What the folders of folds are called, by their names; no two alike. Empty for the one of no name."""
     found: dict[str, str] = {}
     for name in names:
-        stem = folder = re.sub(r"[^\w=.-]+", "-", name)
+        stem = folder = re.sub(r"[^\w=.-]+", "-", name)[:100]
         number = 1
         while folder in found.values():
             number += 1

@@ -16,7 +16,7 @@ from embedcache.errors import EmbedcacheError, Interrupted
 from heads.finetune import write_tuned
 from heads.finetune.training import Workshop
 from heads.running.open_run import open_run
-from heads.running.runs import fold_runs
+from heads.running.runs import fold_folders, fold_runs
 from tests.heads.finetune.conftest import ROWS, reads, write_table
 from tests.heads.finetune.test_going_on import start, weights
 from tests.heads.finetune.test_modes import QUICK, metrics, probabilities
@@ -141,6 +141,12 @@ def test_each_donor_is_left_out_once(few):
     assert (whole["split"] == "donor=" + donors).all()
     assert {folder.name for folder in fold_runs(few / "donors")} == {"donor=d0", "donor=d1", "donor=d2"}
     assert (few / "donors" / "donor=d1" / "encoder" / "adapter_config.json").exists()
+
+
+def test_folds_whose_names_differ_in_odd_letters_alone_have_folders_of_their_own():
+    names = ["donor=a b", "donor=a/b", "donor=" + 300 * "c"]
+    folders = fold_folders(names)
+    assert [folders[name] for name in names] == ["donor=a-b", "donor=a-b-2", "donor=" + 94 * "c"]
 
 
 def test_nested_folds_average_their_pairs_on_states_that_were_computed_once(few):
