@@ -63,7 +63,8 @@ def sweep(
     shared = [*context.args, *(["--select", select] if select else [])]
     for point in points.points:
         _parameters(features, shared, dict(point))
-    Features(features).open()  # what is wrong with it would be wrong with every run
+    by_letter = () if _parameters(features, shared, dict(points.points[0]))["per_position"] else None
+    Features(features, per_position=by_letter).open()  # what is wrong with it would be wrong with every run
 
     from heads.baselines.shared_baselines import SharedBaselines
 

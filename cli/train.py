@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     "--label", metavar="COL[,COL...]", help="Column to learn; several are one yes-or-no label each.  [default: label]"
 )
 @click.option(
+    "--per-position",
+    is_flag=True,
+    help="Learn a label for each letter of a sequence, from a store of --pool none: the label column holds one character a "
+    "letter, values with commas between them, or a list.",
+)
+@click.option(
     "--task",
     type=click.Choice(["auto", "classes", "regression"]),
     default="auto",
@@ -119,7 +125,7 @@ if TYPE_CHECKING:
     "--near",
     type=click.FloatRange(0, 1),
     metavar="COS",
-    help="Rows of train and test this close are near-duplicates; 0 looks for none.  [default: 0.999]",
+    help="Rows of train and test this close are near-duplicates; 0 looks for none.  [default: 0.999; with --per-position 0]",
 )
 @click.option("--strict", is_flag=True, help="Refuse a split that leaks.")
 @click.option("--output", type=FOLDER, metavar="DIR", help="Run directory.  [default: runs/STORE-HEAD]")
@@ -167,6 +173,14 @@ def train(features: tuple[str, ...], output: Path | None, overwrite: bool, **giv
     click.echo(f"      heads evaluate {done.outdir} --features STORE")
 
 
+def nearness(given: dict[str, Any]) -> float | None:
+    """The cosine of near-duplicates that is asked for, None for none; letters of unlike sequences may well be alike."""
+    from heads.splitting.certificate import THRESHOLD
+
+    usual = None if given["per_position"] else THRESHOLD
+    return usual if given["near"] is None else given["near"] or None
+
+
 def _checked(
     features: Features, output: Path | None, overwrite: bool, given: dict[str, Any]
 ) -> tuple[Columns, DecisionOptions, tuple[DetectionRule, ...]]:
@@ -201,10 +215,11 @@ def run_training(
     fit_baselines: FitBaselines | None = None,
 ) -> Training:
     """Train with the parameters of the command `train`; None fits the baselines for this training alone."""
-    from heads.data.feature_stores import Features
+    from heads.data.feature_stores import Features, names_of_labels
 
-    features = Features(stores, names_in(given["blocks"]), given["labels"])
-    kind, near, steps = given["kind"], given["near"], given["steps"]
+    by_letter = names_of_labels(given["label"] or "label") if given["per_position"] else None
+    features = Features(stores, names_in(given["blocks"]), given["labels"], by_letter)
+    kind, steps = given["kind"], given["steps"]
     if given["threshold_by_stratum"] and given["strata"] is None:
         raise click.UsageError("--threshold-by-stratum needs the strata: name their column with --strata")
     if given["head_freeze"] not in (None, "none") and given["start"] is None:
@@ -218,7 +233,6 @@ def run_training(
     from heads.running.train import TrainOptions
     from heads.running.train import train as train_head
     from heads.saving.kinds import HEAD_KINDS
-    from heads.splitting.certificate import THRESHOLD
     from heads.steps import StepsOptions
 
     if kind in ("ridge", "quantile") and given["task"] == "auto":
@@ -237,7 +251,7 @@ def run_training(
             judging=Judging(decisions, given["bootstrap"], given["seed"]),
             select=given["select"],
             start=given["start"],
-            near=THRESHOLD if near is None else near or None,
+            near=nearness(given),
             strict=given["strict"],
             detect=detect,
             detect_by=given["detect_by"],

@@ -6,26 +6,32 @@ Axes: n records of a window, D features.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedcache.alphabet import LetterCounts, Letters
+from embedcache.covering import Covering
 from embedcache.encoders import load_encoder
 from embedcache.encoders.encoder import Budget
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError, ModelError
-from embedcache.passages import Passages, encode_rows
+from embedcache.passages import Passages, encode_rows, encode_tokens
 from embedcache.plan import slices
+from embedcache.positionstore import PositionStore, named, windows_around
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.store import Store, blocks_of
 from embedcache.views import Scope
 
 WINDOW_ROWS = 4096
 """Records that are encoded together: enough to sort them by length, and 20 MB of features at 1,280 values."""
+WINDOW_LETTERS = 65_536
+"""Letters of the records that are encoded together where each has features: 170 MB at 1,280 values."""
 
 
 def encoder_record(store: Store) -> dict[str, Any]:
@@ -38,24 +44,29 @@ def encoder_record(store: Store) -> dict[str, Any]:
         "one_based": attributes.get("one_based", False),
         "scope": attributes.get("scope"),
         "dtype": str(store.dtype),
+        **({"positions": True} if isinstance(store, PositionStore) else {}),
     }
 
 
 @dataclass(frozen=True)
 class Window:
-    """n records of a file with their features."""
+    """n records of a file, or the n positions of some records, with their features."""
 
     records: pa.RecordBatch
-    """The columns id, sequence, and those of the input."""
+    """The columns id, sequence, and those of the input; those of positions are as `PositionStore` has them."""
     encoded: npt.NDArray[np.bool_]
-    """(n,) which records have features: not those over the limit of the encoder under ``skip``, and none whose features
+    """(n,) which of them have features: not those over the limit of the encoder under ``skip``, and none whose features
     are not finite numbers."""
     features: npt.NDArray[np.floating]
-    """(k, D) of the k records that have them, in the type in which those of the store are."""
+    """(k, D) of the k that have them, in the type in which those of the store are."""
+    inputs: pa.RecordBatch
+    """The records of the input: `records`, or those whose positions they are."""
+    row_names: tuple[str, ...] = Store.row_names
+    """Columns that say which they are."""
 
     def only(self, encoded: npt.NDArray[np.bool_]) -> Window:
-        """The features of the given records (n,) alone, all of which have some."""
-        return Window(self.records, encoded, self.features[encoded[self.encoded]])
+        """The features of the given rows (n,) alone, all of which have some."""
+        return replace(self, encoded=encoded, features=self.features[encoded[self.encoded]])
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,7 @@ class RawFeatures:
         return cls(encoding, dtype)
 
     def windows(self, source: Source, rows: int = WINDOW_ROWS, *, any_alphabet: bool = False) -> Iterator[Window]:
-        """Read an input and encode it, `rows` records at a time, in its order.
+        """Read an input and encode it, `rows` records at a time, in its order; of tokens that are kept those of each letter.
 
         Raises
         ------
@@ -143,8 +154,9 @@ class RawFeatures:
             if not any_alphabet:
                 counts.add(Letters.of(records.column(SEQUENCE)))
                 counts.check(self.encoding.encoder.alphabet, self.encoding.encoder.name)
-            yield self.window(source, records, first)
-            first += len(records)
+            for part in [records] if self.encoding.readout.pooled else _of_letters(records):
+                yield self.window(source, part, first)
+                first += len(part)
 
     def window(self, source: Source, records: pa.RecordBatch, first_row: int) -> Window:
         """Encode records of a source, of which the first is its record `first_row`; raises as `windows` does."""
@@ -160,10 +172,41 @@ class RawFeatures:
                     f"'{records.column(ID)[row]}' at {source.locate([first_row + row])[0]} has {passages.longest[row]:,} "
                     f"{encoder.unit}, {encoder.name} takes {encoder.token_limit:,}: cut it, or leave it out"
                 )
+        if not encoding.readout.pooled:
+            return self._positions(records, letters, passages)
         rows, _ = encode_rows(encoding, passages, self.dtype, Budget(encoder.batch_tokens))
         features = rows.astype(self.dtype, copy=False)
         encoded = np.asarray(np.isfinite(features).all(axis=1))
-        return Window(records, encoded, features if encoded.all() else features[encoded])
+        return Window(records, encoded, features if encoded.all() else features[encoded], records)
+
+    def _positions(self, records: pa.RecordBatch, letters: Letters, passages: Passages) -> Window:
+        """The positions of some records, each with the embedding of the tokens that cover it."""
+        encoding, encoder = self.encoding, self.encoding.encoder
+        states: list[npt.NDArray[np.generic]] = [np.empty((0, encoding.dim), self.dtype)] * len(records)
+        for places, states_LD, _ in encode_tokens(encoding, passages, self.dtype, Budget(encoder.batch_tokens)):
+            for place in places.tolist():
+                states[place] = states_LD
+        kept = np.asarray([len(states_LD) for states_LD in states], np.int64)
+        covering = Covering.of(encoding, letters, passages.n_tokens, kept)
+        features = covering.rows(np.concatenate(states)).read(0, len(covering.first)).astype(self.dtype, copy=False)
+        records_n = np.repeat(np.arange(len(records)), letters.lengths)
+        positions_n = np.arange(len(records_n)) - np.repeat(letters.offsets[:-1], letters.lengths)
+        columns = {name: records.column(name).take(pa.array(records_n)) for name in records.schema.names
+                   if name not in (ID, SEQUENCE)}  # fmt: skip
+        columns |= named(pa.chunked_array([records.column(ID)]), records_n, positions_n, PositionStore.row_names)
+        columns[SEQUENCE] = windows_around(
+            Letters.of(records.column(SEQUENCE)), records_n, positions_n, encoder.alphabet
+        )
+        encoded = np.asarray(np.isfinite(features).all(axis=1))
+        made = pa.table(columns).combine_chunks().to_batches()[0]
+        return Window(made, encoded, features if encoded.all() else features[encoded], records, PositionStore.row_names)
+
+
+def _of_letters(records: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Records in parts of about `WINDOW_LETTERS`."""
+    parts = np.cumsum(np.asarray(pc.binary_length(records.column(SEQUENCE)), np.int64)) // WINDOW_LETTERS
+    for first, stop in pairwise([0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(records)]):
+        yield records.slice(first, stop - first)
 
 
 def recorded_name(record: Mapping[str, Any]) -> str:

@@ -240,6 +240,10 @@ class Store(Conversions, ABC):
 
     path: Path
     attrs: dict[str, Any]
+    row_names: tuple[str, ...] = ("id",)
+    """Columns that say which row it is."""
+    set_aside = "set aside at extraction"
+    """Why the quarantined rows have no values."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -309,7 +313,7 @@ class Store(Conversions, ABC):
     @property
     @abstractmethod
     def quarantined(self) -> NDArray[np.int64]:
-        """Rows that were set aside at extraction; their embeddings are NaN."""
+        """Rows without values, which are NaN: those that were set aside at extraction."""
 
     # rows
 
@@ -325,9 +329,9 @@ class Store(Conversions, ABC):
 
     def read_rows(self, columns: Sequence[str]) -> pa.Table:
         """Read these columns of the rows table, N rows in row order; raises `StoreError` for an unknown column."""
-        unknown = [name for name in columns if name not in self.schema.names]
+        unknown = [name for name in columns if name not in self.column_names]
         if unknown:
-            raise StoreError(f"{self.path} has no column '{unknown[0]}'; it has: {', '.join(self.schema.names)}")
+            raise StoreError(f"{self.path} has no column '{unknown[0]}'; it has: {', '.join(self.column_names)}")
         return self._read_rows(columns)
 
     def _read_rows(self, columns: Sequence[str]) -> pa.Table:

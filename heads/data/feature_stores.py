@@ -12,6 +12,7 @@ from typing import Any
 
 from embedcache.concat import Stacked, concatenate
 from embedcache.errors import HeadError
+from embedcache.positionstore import PositionStore
 from embedcache.select import blocks_named, selection
 from embedcache.store import Store
 
@@ -28,6 +29,8 @@ class Features:
     """Column blocks in the order they are to have; () for all."""
     labels: Path | None = None
     """A table whose columns are joined by id."""
+    per_position: tuple[str, ...] | None = None
+    """Columns that hold a value for each letter, where rows are the positions of sequences; None: rows are records."""
 
     def __str__(self) -> str:
         return " + ".join(self.stores)
@@ -41,12 +44,20 @@ class Features:
 
         Raises
         ------
-        HeadError : a store keeps a row for each token.
+        HeadError : a store keeps a row for each token, and rows are records; or the other way round.
         InputError, StoreError : a store, a block or the table cannot be used, or stores do not go together.
         """
+        return self.rows_of(self.open_records(say))
+
+    def rows_of(self, records: Store) -> Store:
+        """The rows of a store of records: the records, or their positions."""
+        return records if self.per_position is None else PositionStore(records, self.per_position)
+
+    def open_records(self, say: Say = lambda line: None) -> Store:
+        """Open them as one store of records, whatever the rows are; raises as `open` does."""
         stacked = [Stacked.open(text) for text in self.stores]
         for one in stacked:
-            _refuse_tokens(one.store)
+            self._check_tokens(one.store)
         store: Store = stacked[0].store
         if len(stacked) > 1 or stacked[0].attached:
             store = concatenate(stacked)
@@ -64,13 +75,22 @@ class Features:
             store = selection(store, None, self.blocks)
         return store
 
+    def _check_tokens(self, store: Store) -> None:
+        if store.per_token and self.per_position is None:
+            raise HeadError(
+                f"{store.path} keeps every token of a sequence, and a head learns from one vector of it: extract the "
+                "sequences with a pooling, such as --pool mean, or learn a label for each letter with --per-position"
+            )
+        if not store.per_token and self.per_position is not None:
+            raise HeadError(
+                f"{store.path} keeps one vector of a sequence, and --per-position learns from one of each letter: extract "
+                "the sequences with --pool none"
+            )
 
-def _refuse_tokens(store: Store) -> None:
-    if store.per_token:
-        raise HeadError(
-            f"{store.path} keeps every token of a sequence, and a head learns from one vector of it: extract the sequences "
-            "with a pooling, such as --pool mean"
-        )
+
+def names_of_labels(label: str | None) -> tuple[str, ...]:
+    """Columns that ``--label`` may mean: the one that is called so, or several with commas between them."""
+    return () if label is None else tuple(dict.fromkeys((label, *(name.strip() for name in label.split(",")))))
 
 
 def with_blocks_of(store: Store, encoder: Mapping[str, Any], fingerprint: str, dim: int) -> Store | None:

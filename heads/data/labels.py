@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedcache.errors import HeadError
+from embedcache.positionstore import RECORD
 from embedcache.store import Store
 from heads.data.target import ClassName, Codes, Doubles, Target
 
@@ -198,6 +199,14 @@ def _with_positive(labels: Column, positive: str) -> Column:
         return labels
     codes = np.where(labels.codes == MISSING, MISSING, 1 - labels.codes)
     return Column(labels.name, codes, labels.values[::-1])
+
+
+def read_groups(store: Store, name: str) -> Column:
+    """Read a column of groups; positions of a record without one are a group."""
+    column = store.column(name)
+    if column.null_count and RECORD in store.row_names:
+        column = pc.coalesce(column.cast(pa.string()), store.column(RECORD))
+    return encode(column, name)
 
 
 def encode(column: pa.ChunkedArray, name: str) -> Column:

@@ -13,7 +13,7 @@ from embedcache.store import Store
 from heads.baselines import saved_baselines
 from heads.data.feature_stores import Features
 from heads.data.features import pick_device
-from heads.data.labels import MISSING, as_classes, encode, read_numbers
+from heads.data.labels import MISSING, as_classes, encode, read_groups, read_numbers
 from heads.data.target import Codes, Target
 from heads.judging.detection import detector_of
 from heads.judging.detection_rule import DetectionRule
@@ -70,7 +70,7 @@ def evaluate_run(
 
     Raises HeadError where there is nothing to judge, or the rows are far from those of the training and `strict` is given.
     """
-    run, store = open_matching(run_path, features, say)
+    run, store = open_matching(run_path, features, say, label)
     parent = None if aggregate is None else aggregate.column_in(store.column_names, run.group_column, str(features))
     target, known = _target_of(run, store, label)
     if (detect or detect_by) and target.kind != "regression":
@@ -80,7 +80,7 @@ def evaluate_run(
     chosen, what, notes = _chosen_rows(run, store, split)
     rows = np.setdiff1d(chosen, store.quarantined)
     if len(rows) < len(chosen):
-        notes.append(f"{len(chosen) - len(rows):,} rows set aside at extraction are left out")
+        notes.append(f"{len(chosen) - len(rows):,} rows {store.set_aside} are left out")
     unlabelled = int((~known[rows]).sum())
     if unlabelled:
         notes.append(f"{unlabelled:,} rows without a label are left out")
@@ -95,7 +95,7 @@ def evaluate_run(
     notes += reasons
     models = [Model(run.path.name, run.first.decisions, run.first.decide(outputs, names)), *rivals]
     group = run.group_column
-    groups = encode(store.column(group), group).codes[rows] if group in store.column_names else None
+    groups = read_groups(store, group).codes[rows] if group is not None and group in store.column_names else None
     shown = None if strata is None else of_rows(read_strata(store, strata), rows)
     detector = detector_of(store, rows, detect, detect_by)
     judged = judge_models(what, target, models, judging, groups=groups, strata=shown, detector=detector)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 
 from embedcache.errors import HeadError
 from embedcache.rawfeatures import recorded_name
-from embedcache.records import ID, Source
+from embedcache.records import Source
 from embedcache.store import Store
-from heads.data.feature_stores import Features, with_blocks_of
+from heads.data.feature_stores import Features, names_of_labels, with_blocks_of
 from heads.data.features import Rows, pick_device
 from heads.data.strata import Strata, numeric_bins, parse_strata
 from heads.running import runs
@@ -29,14 +30,20 @@ BLOCK_ROWS = 65_536
 """Rows of a store that are scored before they are written."""
 
 
-def open_matching(run_path: Path, features: Features, say: Say = lambda line: None) -> tuple[Run, Store]:
+def open_matching(
+    run_path: Path, features: Features, say: Say = lambda line: None, label: str | None = None
+) -> tuple[Run, Store]:
     """Open a run and the features that it was trained on: a store of the same, or one that has the same blocks.
+
+    `label` are the columns of what is true, for positions those with a value for each; None for those of the training.
 
     Raises HeadError where the store has other features, and where the folds of the run have an encoder each.
     """
     run = open_run(run_path)
     run.check_one_encoder("give the sequences to `heads predict --input`, which averages the folds")
-    store = features.open(say)
+    if run.card.per_position:
+        features = replace(features, per_position=names_of_labels(label) or run.card.label)
+    store = features.open_records(say)
     matching = with_blocks_of(store, run.card.encoder, run.card.fingerprint, run.card.dim)
     if matching is None:
         raise HeadError(
@@ -48,7 +55,7 @@ def open_matching(run_path: Path, features: Features, say: Say = lambda line: No
         say(
             f"blocks {', '.join(block.name for block in matching.blocks)} of {len(store.blocks)}: those of the training"
         )
-    return run, matching
+    return run, features.rows_of(matching)
 
 
 def strata_of(run: Run, store: Store) -> tuple[list[str] | None, tuple[str, ...]]:
@@ -137,19 +144,19 @@ def predict(
     strata, notes = strata_of(run, store)
     for line in (*notes, *trained_here(run, store, rows), *departure(run, store, rows, strict=strict)):
         say(f"  {line}")
-    ids, chosen = store.column("id"), pick_device(device)
+    names, chosen = store.read_rows(store.row_names), pick_device(device)
     parents = None if column is None else store.column(column)
     with prediction_file(output) as write:
         sink = sink_of(run.first, aggregate, column, write)
         for start in range(0, max(len(rows), 1), BLOCK_ROWS):
             part = rows[start : start + BLOCK_ROWS]
-            names = None if strata is None else [strata[row] for row in part.tolist()]
-            decided = run.first.decide(run.outputs(store, part, chosen), names)
+            by = None if strata is None else [strata[row] for row in part.tolist()]
+            decided = run.first.decide(run.outputs(store, part, chosen), by)
             places = pa.array(part)
-            sink.take(part, ids.take(places), None if parents is None else parents.take(places), decided, names)
+            sink.take(part, names.take(places), None if parents is None else parents.take(places), decided, by)
         for note in sink.finish():
             say(f"  {note}")
-    left = f"; {len(store.quarantined):,} rows set aside at extraction are not in it" if len(store.quarantined) else ""
+    left = f"; {len(store.quarantined):,} rows {store.set_aside} are not in it" if len(store.quarantined) else ""
     say(f"{sink.written} in {output}{left}")
 
 
@@ -198,7 +205,7 @@ def predict_sequences(
             decided = run.first.decide(outputs, strata)
             numbers = first + np.flatnonzero(window.encoded)
             parents = None if column is None else records.column(column)
-            sink.take(numbers, records.column(ID), parents, decided, strata)
+            sink.take(numbers, records.select(window.row_names), parents, decided, strata)
             first += len(window.encoded)
             left += int((~window.encoded).sum())
             progress(first)
@@ -210,5 +217,6 @@ def predict_sequences(
                 say(f"  {'WARNING: ' if found.far else ''}{line}")
         for note in sink.finish():
             say(f"  {note}")
-    lost = f"; {left:,} records have no embedding and are not in it" if left else ""
+    what = "positions" if run.card.per_position else "records"
+    lost = f"; {left:,} {what} have no embedding and are not in it" if left else ""
     say(f"{sink.written} in {output}{lost}")

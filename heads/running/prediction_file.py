@@ -52,12 +52,12 @@ class Sink(Protocol):
     def take(
         self,
         rows: Rows,
-        ids: pa.Array | pa.ChunkedArray,
+        names: pa.Table | pa.RecordBatch,
         parents: pa.Array | pa.ChunkedArray | None,
         decided: Decided,
         strata: list[str] | None,
     ) -> None:
-        """Take n rows."""
+        """Take n rows; `names` are the columns that say which they are (`embedcache.store.Store.row_names`)."""
         ...
 
     def finish(self) -> tuple[str, ...]:
@@ -86,12 +86,12 @@ class _OfRows:
     def take(
         self,
         rows: Rows,
-        ids: pa.Array | pa.ChunkedArray,
+        names: pa.Table | pa.RecordBatch,
         parents: pa.Array | pa.ChunkedArray | None,
         decided: Decided,
         strata: list[str] | None,
     ) -> None:
-        self.write(pa.table({"row": pa.array(rows), "id": ids, **_said(self.head, decided)}))
+        self.write(pa.table({"row": pa.array(rows), **_columns(names), **_said(self.head, decided)}))
         self.notes = self.notes if self.rows else decided.notes  # those of the first block
         self.rows += len(rows)
 
@@ -114,7 +114,7 @@ class _OfParents:
     def take(
         self,
         rows: Rows,
-        ids: pa.Array | pa.ChunkedArray,
+        names: pa.Table | pa.RecordBatch,
         parents: pa.Array | pa.ChunkedArray | None,
         decided: Decided,
         strata: list[str] | None,
@@ -129,6 +129,10 @@ class _OfParents:
         columns = {"id": pa.array(self.parents.names, pa.string()), "windows": pa.array(found.windows)}
         self.write(pa.table(columns | _said(self.head, found.decided)))
         return found.notes
+
+
+def _columns(names: pa.Table | pa.RecordBatch) -> dict[str, pa.Array | pa.ChunkedArray]:
+    return dict(zip(names.schema.names, names.columns, strict=True))
 
 
 def _said(head: SavedHead, decided: Decided) -> dict[str, pa.Array]:

@@ -55,12 +55,12 @@ class RawOutputs:
         return cls(run, tuple(encoders), device)
 
     def windows(self, source: Source, *, any_alphabet: bool = False) -> Iterator[tuple[Window, Doubles]]:
-        """Records of an input with the features of the first encoder, and the outputs (k, outputs) of those that have
-        features of every encoder."""
+        """Records of an input, or their positions, with the features of the first encoder, and the outputs (k, outputs) of
+        those that have features of every encoder."""
         first, *others = self.encoders
         done = 0
         for window in first.windows(source, any_alphabet=any_alphabet):
-            found = [window, *(other.window(source, window.records, done) for other in others)]
+            found = [window, *(other.window(source, window.inputs, done) for other in others)]
             encoded = np.logical_and.reduce([one.encoded for one in found])
             found = [one.only(encoded) for one in found]
             sources = [ArrayRows(one.features) for one in found]
@@ -70,4 +70,4 @@ class RawOutputs:
             else:
                 outputs = self.run.outputs_of(sources, rows, self.device)
             yield found[0], outputs
-            done += len(window.encoded)
+            done += len(window.inputs)

@@ -281,7 +281,7 @@ def write_predictions(
     """
     table = {
         "row": pa.array(rows),
-        "id": store.column("id").take(pa.array(rows)),
+        **dict(zip(store.row_names, store.read_rows(store.row_names).take(pa.array(rows)).columns, strict=True)),
         "split": pa.array(splits, pa.string()),
         **predictions.true(target),
         **said,

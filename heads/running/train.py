@@ -138,7 +138,11 @@ def train(
 
 
 def _said(features: Features) -> dict[str, Any]:
-    chosen = {"blocks": list(features.blocks), "labels": None if features.labels is None else str(features.labels)}
+    chosen = {
+        "blocks": list(features.blocks),
+        "labels": None if features.labels is None else str(features.labels),
+        "per_position": features.per_position is not None,
+    }
     return {"features": features.to_json(), **{name: value for name, value in chosen.items() if value}}
 
 

@@ -67,6 +67,11 @@ class HeadCard:
     strata: str | None = None
     """What the thresholds are by: a column, or a column and its borders."""
 
+    @property
+    def per_position(self) -> bool:
+        """Whether the head judges the letters of sequences, not records."""
+        return bool(self.encoder.get("positions"))
+
     def matches(self, target: Target) -> bool:
         """Whether a target is of the same kind and names."""
         return (self.target, self.names) == (target.kind, target.names)

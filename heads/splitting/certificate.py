@@ -68,10 +68,13 @@ def read_sequences(store: Store, rows: Rows) -> Sequences:
         ids = [_digest_of_id(name) for name in table["id"].to_pylist()]
         known = pc.coalesce(known, pa.array(ids, pa.binary(DIGEST_BYTES)))
     canonical = pc.coalesce(table["rc_digest"], known)
-    digests, strands = (
-        np.frombuffer(b"".join(column.to_pylist()), f"S{DIGEST_BYTES}") for column in (known, canonical)
-    )
-    return Sequences(digests, strands, table["rc_digest"].null_count < len(table), unknown)
+    return Sequences(_bytes_of(known), _bytes_of(canonical), table["rc_digest"].null_count < len(table), unknown)
+
+
+def _bytes_of(digests: pa.ChunkedArray) -> npt.NDArray[np.bytes_]:
+    array = digests.cast(pa.binary(DIGEST_BYTES)).combine_chunks()
+    data = array.buffers()[1]
+    return np.frombuffer(data, f"S{DIGEST_BYTES}", len(array), array.offset * DIGEST_BYTES)
 
 
 def _digest_of_id(name: str) -> bytes:

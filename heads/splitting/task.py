@@ -10,7 +10,7 @@ import numpy as np
 
 from embedcache.errors import HeadError
 from embedcache.store import Store
-from heads.data.labels import MISSING, Column, TaskKind, encode, read_numbers, read_target, read_weights
+from heads.data.labels import MISSING, Column, TaskKind, encode, read_groups, read_numbers, read_target, read_weights
 from heads.data.strata import Strata, numeric_bins, parse_strata
 from heads.data.target import ClassName, Codes, Doubles, Examples, Target
 from heads.splitting.folds import Folds, ManyFolds, check_folds, make_folds, make_split, parse_plan
@@ -155,7 +155,7 @@ def load_task(store: Store, columns: Columns, *, kind: TaskKind = "auto", positi
     target, known = read_target(store, labels, kind=kind, positive=positive)
     notes = [f"{int((~known).sum()):,} rows without a label take no part"] if not known.all() else []
     if len(store.quarantined):
-        notes.append(f"{len(store.quarantined):,} rows set aside at extraction take no part")
+        notes.append(f"{len(store.quarantined):,} rows {store.set_aside} take no part")
         known = known.copy()
         known[store.quarantined] = False
     rows = np.flatnonzero(known)
@@ -164,7 +164,7 @@ def load_task(store: Store, columns: Columns, *, kind: TaskKind = "auto", positi
             f"{store.path} has {len(rows)} rows with a label in '{', '.join(labels)}': nothing can be learned"
         )
     group = find_column(store, columns.group, GROUP, "--group")
-    grouping = None if group is None else encode(store.column(group), group)
+    grouping = None if group is None else read_groups(store, group)
     strata = None if columns.stratum is None else read_strata(store, columns.stratum)
     weights = None
     if columns.weight is not None:
