@@ -11,6 +11,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from embedcache.errors import HeadError
+from embedcache.positionstore import WINDOW, PositionStore
 from embedcache.store import Store
 from heads.baselines.fit_baselines import baselines
 from heads.baselines.shared_baselines import FitBaselines
@@ -206,7 +207,10 @@ def _with_pos_weight(options: TrainOptions, task: Task) -> Any:
 def introduce(store: Store, task: Task, folds: Folds | None, certificate: Certificates, say: Say) -> None:
     """Say what is trained on."""
     encoder = store.attrs["encoder"]
-    say(f"{store.path}: {len(store):,} rows x {store.dim} {store.dtype} of {encoder['name']}")
+    of = f"positions of {len(store.tokens):,} records" if isinstance(store, PositionStore) else "rows"
+    say(f"{store.path}: {len(store):,} {of} x {store.dim} {store.dtype} of {encoder['name']}")
+    if isinstance(store, PositionStore):
+        say(f"  what a baseline sees of a position are the {WINDOW} letters around it")
     if store.compress:
         say(f"  its values are compressed ({store.compress}): reading them takes longer than from a plain store")
     if encoder.get("meaningless"):
