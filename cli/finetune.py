@@ -11,6 +11,7 @@ import click
 
 from cli.head_options import OPTIONS, class_weights
 from cli.input_options import INPUT_NAMES, input_options
+from cli.run_options import names_in, nearness
 
 if TYPE_CHECKING:
     from embedcache.input_options import InputOptions
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 SHARE = click.FloatRange(0, 1, max_open=True)
 SHARED = (
-    "label", "task", "split", "group", "strata", "weight", "class_weight", "pos_weight", "select", "threshold",
-    "threshold_by_stratum", "calibration", "prior", "conformal", "conformal_by_class", "positive", "near", "strict",
-    "output", "overwrite", "memory", "seed", "split_seed", "bootstrap", "device",
+    "label", "per_position", "task", "split", "group", "strata", "weight", "class_weight", "pos_weight", "select",
+    "threshold", "threshold_by_stratum", "calibration", "prior", "conformal", "conformal_by_class", "positive", "near",
+    "strict", "output", "overwrite", "memory", "seed", "split_seed", "bootstrap", "device",
 )  # fmt: skip
 """Options of `heads train` that mean the same here."""
 OF_THE_HEAD = (
@@ -34,7 +35,7 @@ OF_THE_HEAD = (
 
 HELP = {
     "head_epochs": "Most epochs.  [5; frozen 20]",
-    "head_batch": "Rows of a batch.  [32; frozen 256]",
+    "head_batch": "Rows of a batch, with --per-position whole records.  [32; frozen 256 rows]",
     "head_patience": "Stop after so many epochs without a better --select on validation rows; 0 for never.  [3; frozen 5]",
     "head_schedule": "How the learning rates change.  [onecycle]",
     "head_warmup": "Share of all steps in which they rise.  [0.1]",
@@ -70,7 +71,7 @@ _OPTIONS = (
                  help="What is trained beside the head: nothing, the last --top-layers, or the whole encoder."),
     click.option("--top-layers", type=click.IntRange(1), default=4, show_default=True, metavar="K",
                  help="Layers that --mode top trains."),
-    click.option("--pool", default="mean", show_default=True, help="With --model: poolings, as in `embedcache extract`."),
+    click.option("--pool", help="With --model: poolings, as in `embedcache extract`.  [mean; none with --per-position]"),
     click.option("--layer", help="With --model: the layers, as there.  [default: the one of the encoder's authors]"),
     click.option("--overlong", type=click.Choice(["window", "truncate", "skip"]), help="With --model: as there."),
     click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate of the encoder's last layer.  "
@@ -131,6 +132,7 @@ def _finetune(**given: Any) -> None:
     from tqdm import tqdm
 
     from embedcache.errors import Interrupted
+    from heads.data.feature_stores import names_of_labels
     from heads.finetune.finetune import finetune
     from heads.running import report
     from heads.running.runs import fold_runs
@@ -152,6 +154,7 @@ def _finetune(**given: Any) -> None:
                 _choice(given),
                 bar.write,
                 told,
+                per_position=names_of_labels(given["label"] or "label") if given["per_position"] else None,
                 kept=given["store"],
                 output=given["output"],
                 overwrite=given["overwrite"],
@@ -178,7 +181,8 @@ def _finetune(**given: Any) -> None:
     if done.folds:
         click.echo(f"of one fold each: {', '.join(folder.name for folder in runs)}")
     if given["mode"] != "frozen":
-        click.echo(f"next: embedcache extract --model {one} --input FILE --output STORE")
+        pool = " --pool none" if given["per_position"] else ""
+        click.echo(f"next: embedcache extract --model {one}{pool} --input FILE --output STORE")
     averaged = "   # the mean of all folds" if done.folds else ""
     click.echo(f"      heads predict {done.outdir} --input FILE -o predictions.parquet{averaged}")
 
@@ -245,7 +249,7 @@ def _choice(given: dict[str, Any]) -> Any:
 
     return EncoderChoice(
         name=given["model"],
-        poolings=tuple(word.strip() for word in given["pool"].split(",")),
+        poolings=names_in(given["pool"] or ("none" if given["per_position"] else "mean")),
         layers=tuple(word.strip() for word in given["layer"].split(",")) if given["layer"] else None,
         overlong=given["overlong"],
         precision=given["precision"],
@@ -262,12 +266,10 @@ def _shared(given: dict[str, Any]) -> Any:
     from heads.judging.results import Judging
     from heads.perceptron.mlp_options import MLPOptions
     from heads.running.train import TrainOptions
-    from heads.splitting.certificate import THRESHOLD
     from heads.splitting.task import Columns
 
     if given["threshold_by_stratum"] and given["strata"] is None:
         raise click.UsageError("--threshold-by-stratum needs the strata: name their column with --strata")
-    near = given["near"]
     decisions = DecisionOptions(
         calibration=given["calibration"],
         prior=parse_prior(given["prior"]),
@@ -287,7 +289,7 @@ def _shared(given: dict[str, Any]) -> Any:
         select=given["select"],
         start=given["start"],
         start_flag="--init-head",
-        near=THRESHOLD if near is None else near or None,
+        near=nearness(given),
         strict=given["strict"],
         seed=given["seed"],
         split_seed=given["split_seed"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -91,3 +91,11 @@ def by_parent(aggregate: How | None, by: str | None) -> ByParent | None:
 def names_in(text: str | None) -> tuple[str, ...]:
     """Names with commas between them."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def nearness(given: dict[str, Any]) -> float | None:
+    """The cosine of near-duplicates that is asked for, None for none; letters of unlike sequences may well be alike."""
+    from heads.splitting.certificate import THRESHOLD
+
+    usual = None if given["per_position"] else THRESHOLD
+    return usual if given["near"] is None else given["near"] or None

@@ -21,6 +21,7 @@ from cli.run_options import (
     SEED,
     STRATA,
     names_in,
+    nearness,
 )
 
 if TYPE_CHECKING:
@@ -171,14 +172,6 @@ def train(features: tuple[str, ...], output: Path | None, overwrite: bool, **giv
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
     click.echo(f"next: heads predict {done.outdir} --features STORE -o predictions.parquet")
     click.echo(f"      heads evaluate {done.outdir} --features STORE")
-
-
-def nearness(given: dict[str, Any]) -> float | None:
-    """The cosine of near-duplicates that is asked for, None for none; letters of unlike sequences may well be alike."""
-    from heads.splitting.certificate import THRESHOLD
-
-    usual = None if given["per_position"] else THRESHOLD
-    return usual if given["near"] is None else given["near"] or None
 
 
 def _checked(

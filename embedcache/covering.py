@@ -77,8 +77,10 @@ class Covering:
         return cls(first_P, counts_P.astype(np.int32))
 
     @classmethod
-    def of_store(cls, store: Store) -> Covering | None:
+    def of_store(cls, store: Store, encoding: Encoding | None = None) -> Covering | None:
         """That of a store that keeps every token; None where the tokens are the letters, one for each.
+
+        `encoding` made the store; None finds it by the store's record of it.
 
         Raises
         ------
@@ -94,10 +96,12 @@ class Covering:
                 f"{store.path} has not one token for each letter, and {why}: which letters a token covers is not known. "
                 "Extract the sequences with --pool none"
             )
-        from embedcache.rawfeatures import RawFeatures, encoder_record  # which need torch
+        if encoding is None:
+            from embedcache.rawfeatures import RawFeatures, encoder_record  # which need torch
 
-        raw = RawFeatures.load(encoder_record(store), store.fingerprint, whose=str(store.path), device="cpu")
-        parts = list(cls._parts(store, raw.encoding, kept_N))
+            record = encoder_record(store)
+            encoding = RawFeatures.load(record, store.fingerprint, whose=str(store.path), device="cpu").encoding
+        parts = list(cls._parts(store, encoding, kept_N))
         return cls(np.concatenate([part.first for part in parts]), np.concatenate([part.counts for part in parts]))
 
     @classmethod

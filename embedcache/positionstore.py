@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,9 @@ from embedcache.records import ID, SEQUENCE
 from embedcache.rowarray import Matrix
 from embedcache.store import Store
 
+if TYPE_CHECKING:
+    from embedcache.encoding import Encoding
+
 RECORD, POSITION, GROUP = "record", "position", "group"
 WINDOW = 41
 """Letters of the sequence of a position, which stands in their middle."""
@@ -41,6 +44,7 @@ class PositionStore(Store):
     Parameters
     ----------
     by_letter : columns beside those of lists that hold a value for each letter; see `embedcache.positionvalues`.
+    encoding : what made the tokens, where it is at hand; else it is found by the store's record when it is needed.
 
     Raises
     ------
@@ -50,8 +54,9 @@ class PositionStore(Store):
     row_names = (ID, RECORD, POSITION)
     set_aside = "that no token covers"
 
-    def __init__(self, tokens: Store, by_letter: Collection[str] = ()) -> None:
+    def __init__(self, tokens: Store, by_letter: Collection[str] = (), encoding: Encoding | None = None) -> None:
         self.tokens, self.path, self.attrs = tokens, tokens.path, tokens.attrs
+        self._named, self._encoding = tuple(by_letter), encoding
         _check(tokens)
         self._starts = np.concatenate([[0], np.cumsum(letters_of(tokens))])
         names = [name for name in tokens.column_names if name not in ("row", ID, SEQUENCE)]
@@ -60,6 +65,10 @@ class PositionStore(Store):
         self._by_letter = {ours for ours, theirs in self._source.items()
                            if theirs in by_letter or type_by_letter(tokens.schema.field(theirs).type)}  # fmt: skip
         self._has_groups = GROUP in self._source
+
+    def over(self, tokens: Store, encoding: Encoding) -> PositionStore:
+        """The positions of another store that an encoding made of the same records."""
+        return PositionStore(tokens, self._named, encoding)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -102,7 +111,14 @@ class PositionStore(Store):
     @cached_property
     def covering(self) -> Covering | None:
         """Which tokens cover each position; None where tokens are letters."""
-        return Covering.of_store(self.tokens)
+        return Covering.of_store(self.tokens, self._encoding)
+
+    def tokens_at(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first token of each of some rows, counted in its record without special ones, and how many it has, (n,)."""
+        records_n, positions_n = self.places(rows)
+        if self.covering is None:
+            return positions_n, np.ones_like(positions_n)
+        return self.covering.first[rows] - self.tokens.offsets[records_n], self.covering.counts[rows].astype(np.int64)
 
     @cached_property
     def embeddings(self) -> Matrix:

@@ -324,9 +324,9 @@ class Encoder(ABC):
 
     def _stitched(self, windows: Windows, cut: Mapping[int, NDArray[np.float32]], own: range) -> NDArray[np.float32]:
         starts = windows.starts[own]
-        stops = starts + [len(cut[window]) for window in own]
-        borders = [0, *((starts[1:] + stops[:-1]) // 2), stops[-1]]
-        return np.concatenate([cut[w][borders[i] - starts[i] : borders[i + 1] - starts[i]] for i, w in enumerate(own)])
+        stops = starts + np.asarray([len(cut[window]) for window in own], np.int64)
+        low, high = borders_of_windows(starts, stops, np.asarray([len(own)]))
+        return np.concatenate([cut[w][low[i] - starts[i] : high[i] - starts[i]] for i, w in enumerate(own)])
 
     def _batches(
         self, tokens: Tokens, readout: Readout, budget: Budget, done: Callable[[int, int], None] | None
@@ -396,6 +396,24 @@ class Encoder(ABC):
             "fingerprint": self.fingerprint,
             "meaningless": self.meaningless,
         }
+
+
+def borders_of_windows(
+    starts_W: NDArray[np.int64], stops_W: NDArray[np.int64], counts_n: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The tokens [low, high) that each window of n sequences answers for: up to the middle of what two of them share.
+
+    Parameters
+    ----------
+    starts_W, stops_W : the tokens of each window, counted in its sequence.
+    counts_n : windows of each sequence.
+    """
+    middle_W = (starts_W[1:] + stops_W[:-1]) // 2
+    low_W, high_W = np.append(0, middle_W), np.append(middle_W, 0)
+    last_n = np.cumsum(counts_n) - 1
+    low_W[last_n - counts_n + 1] = 0
+    high_W[last_n] = stops_W[last_n]
+    return low_W, high_W
 
 
 def _places(column: str, positions: NDArray[np.int64] | None, lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ Axes: n rows of a batch, T tokens, D values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,11 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedcache.alphabet import take_runs
 from embedcache.encoders.packed import PackedBatch
+from embedcache.encoders.tokenizers.tokenizer import offsets_of
 from embedcache.encoders.trainable import TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
+from embedcache.packing import pack
 from embedcache.tokens import Tokens
 from heads.data.features import Rows
 from heads.data.standardised_rows import StandardisedRows
@@ -25,13 +29,28 @@ from heads.finetune.tokens import Selection, TokenRows
 from heads.finetune.vectors import Reading
 from heads.perceptron.mixup import Mix
 
+JUDGED_TOKENS = 16_384
+"""Tokens, or rows of features, that are judged together."""
+
+
+class StateReading(Protocol):
+    """Takes the vectors of rows out of the hidden states of a batch."""
+
+    def __call__(self, layer: int, states_TD: Tensor) -> dict[int, Tensor]:
+        """The blocks that are read from a layer, by their number in the readout."""
+        ...
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        """All blocks side by side -> one vector of each row, (n, D)."""
+        ...
+
 
 @dataclass(frozen=True)
 class Inputs:
     """What goes into the model for n rows: tokens, or the states below the trained layers, or the features themselves."""
 
     layout: PackedBatch | None = None
-    reading: Reading | None = None
+    reading: StateReading | None = None
     states_TD: Tensor | None = None
     features_nD: Tensor | None = None
     """Standardised."""
@@ -53,9 +72,12 @@ class Batch:
 class InputSource(Protocol):
     """Gives the inputs of rows that are counted among all rows of a task."""
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """(N,) tokens of each row, 1 where rows have none."""
+    def parts(self, positions: Rows) -> Iterator[NDArray[np.int64]]:
+        """Cut rows into parts that are judged together: yields places in `positions`."""
+        ...
+
+    def units(self, positions: Rows) -> Units:
+        """What the batches of these rows are drawn from."""
         ...
 
     def inputs(self, positions: Rows, hide: np.random.Generator | None = None) -> Inputs:
@@ -64,14 +86,34 @@ class InputSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Units:
+    """What batches are drawn from: rows, or records with all of their rows."""
+
+    lengths: NDArray[np.int64]
+    """(U,) tokens of each, 1 where there are none."""
+    rows: NDArray[np.int64] | None = None
+    """Places (n,) of the rows of all units, one unit after the other; None where a unit is a row."""
+    sizes: NDArray[np.int64] | None = None
+    """(U,) rows of each."""
+
+    def rows_of(self, units: Rows) -> Rows:
+        """The places of the rows of some units."""
+        if self.rows is None or self.sizes is None:
+            return units
+        return take_runs(self.rows, offsets_of(self.sizes), units)[0]
+
+
+@dataclass(frozen=True)
 class FeatureInputs:
     """Features that stay as they are: the encoder is frozen."""
 
     rows: StandardisedRows
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        return np.ones(len(self.rows), np.int64)
+    def parts(self, positions: Rows) -> Iterator[NDArray[np.int64]]:
+        return pack(np.ones(len(positions), np.int64), JUDGED_TOKENS)
+
+    def units(self, positions: Rows) -> Units:
+        return Units(np.ones(len(positions), np.int64))
 
     def inputs(self, positions: Rows, hide: np.random.Generator | None = None) -> Inputs:
         return Inputs(features_nD=self.rows.take(positions))
@@ -96,17 +138,23 @@ class TokenInputs:
     mask: Mask | None = None
     states: StateSource | None = None
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        return self.rows.lengths
+    def parts(self, positions: Rows) -> Iterator[NDArray[np.int64]]:
+        return pack(self.rows.lengths[positions], JUDGED_TOKENS)
+
+    def units(self, positions: Rows) -> Units:
+        return Units(self.rows.lengths[positions])
+
+    def read(self, positions: Rows) -> tuple[Selection, StateReading]:
+        """The windows of some rows, and what takes these out of their states."""
+        selection = self.rows.of(positions)
+        return selection, Reading.of(self.encoding.encoder, self.encoding.readout, selection, self.device)
 
     def inputs(self, positions: Rows, hide: np.random.Generator | None = None) -> Inputs:
-        selection = self.rows.of(positions)
+        selection, reading = self.read(positions)
         tokens = selection.tokens
         if hide is not None and self.mask is not None:
             tokens = self.mask.hidden(tokens, hide)
         layout = self.trunk.pack(tokens.ids, tokens.lengths, self.device, self.states is None)
-        reading = Reading.of(self.encoding.encoder, self.encoding.readout, selection, self.device)
         if self.states is None:
             return Inputs(layout, reading)
         states_TD = self.states(selection, tokens)

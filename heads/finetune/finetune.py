@@ -28,11 +28,12 @@ import embedcache
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
 from embedcache.input_options import InputOptions
+from embedcache.positionstore import PositionStore
 from embedcache.progress import Progress
 from embedcache.store import Store
 from heads.data.features import pick_device
 from heads.finetune.finished import is_over, write_finished
-from heads.finetune.ground import EncoderChoice, check_trainable, choose_encoding, features_of, keep_records
+from heads.finetune.ground import EncoderChoice, check_trainable, choose_encoding, features_of, holds, keep_records
 from heads.finetune.journal import check_same, forget_checkpoints
 from heads.finetune.material import Material
 from heads.finetune.members import Member, members_of, with_starts
@@ -64,6 +65,7 @@ def finetune(
     say: Say,
     told: Told,
     *,
+    per_position: tuple[str, ...] | None = None,
     kept: Path | None = None,
     output: Path | None = None,
     overwrite: bool = False,
@@ -72,8 +74,9 @@ def finetune(
 ) -> Training | None:
     """Train encoder and head, judge them, and write the run directory; None in all but the first process.
 
-    The rows are those of a store, or records of files, which are first kept with their embeddings as a store at `kept`.
-    Run again with the same options it goes on where it stopped.
+    The rows are those of a store, or records of files, which are first kept with their embeddings as a store at `kept`;
+    or with `per_position` (see `heads.data.feature_stores.Features`) the letters of these records. Run again with the same
+    options it goes on where it stopped.
 
     Raises HeadError, StoreError, ModelError or InputError where something cannot be.
     """
@@ -98,20 +101,32 @@ def finetune(
     rows = embedcache.open_store(features)
 
     encoding = choose_encoding(choice, rows, str(processes.device), as_stored=isinstance(source, InputOptions))
-    check_trainable(encoding, options, rows)
-    task, folds = _task(rows, shared)
-    members = members_of(task, folds)
+    check_trainable(encoding, options, rows, per_position is not None)
+
+    def begin(store: Store) -> tuple[Task, Folds | None, tuple[Member, ...]]:
+        """What is learned of which rows, by which trainings; they go on from those that were begun."""
+        task, folds = _task(store, shared)
+        members = members_of(task, folds)
+        with processes.first_does() as mine:
+            if mine:
+                if restart and per_position is None:
+                    _forget(work)
+                check_same(work, _plan(rows, encoding, shared, options, members))
+        return task, folds, members
+
+    # of records the labels are known before anything is encoded, of letters when it is known which have a token
+    begun = begin(rows) if per_position is None else None
     with processes.first_does() as mine:
         if mine:
-            if restart:
+            if restart and per_position is not None:
                 _forget(work)
-            check_same(work, _plan(rows, encoding, shared, options, members))
             features_of(rows, encoding, work / FEATURES, progress)
-    store = _opened(rows, encoding, work / FEATURES)
+    store = _rows_of(_opened(rows, encoding, work / FEATURES), encoding, per_position)
+    task, folds, members = begun or begin(store)
     recipe = recipe_of(shared, store, task)
     shared, options = replace(shared, head=recipe.options), replace(options, head=recipe.options)
     certificate = certify_task(store, task, folds, shared.near, processes.device, shared.memory_bytes)
-    members, notes = with_starts(members, shared.start, encoding.encoder, rows)
+    members, notes = with_starts(members, shared.start, encoding.encoder, store)
     task = replace(task, notes=(*task.notes, *notes))
     introduce(store, task, folds, certificate, say)
     if shared.strict:
@@ -127,7 +142,8 @@ def finetune(
         if not processes.first:
             return None
         arguments = {
-            "features": str(features), **plain(shared), "columns": asdict(task.columns), "select": recipe.select,
+            "features": str(features), **({} if per_position is None else {"per_position": True}), **plain(shared),
+            "columns": asdict(task.columns), "select": recipe.select,
             "finetune": plain(options) | {"head": None}, "encoder": plain(choice),
         }  # fmt: skip
         about = About(outdir, started, str(processes.device), arguments, str(rows.path.resolve()))
@@ -215,8 +231,11 @@ def _forget(work: Path) -> None:
 
 
 def _opened(rows: Store, encoding: Encoding, place: Path) -> Store:
-    same = rows.fingerprint == encoding.fingerprint and not rows.per_token
-    return rows if same else embedcache.open_store(place)
+    return rows if holds(rows, encoding) else embedcache.open_store(place)
+
+
+def _rows_of(records: Store, encoding: Encoding, per_position: tuple[str, ...] | None) -> Store:
+    return records if per_position is None else PositionStore(records, per_position, encoding)
 
 
 def _what_learns(workshop: Workshop) -> str:

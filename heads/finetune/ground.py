@@ -14,6 +14,7 @@ from embedcache.encoding import Encoding
 from embedcache.errors import HeadError, ModelError
 from embedcache.extract import extract
 from embedcache.input_options import InputOptions
+from embedcache.pooling import NONE
 from embedcache.preflight import Options, encoding_of
 from embedcache.progress import Progress
 from embedcache.rawfeatures import RawFeatures, encoder_record
@@ -73,17 +74,34 @@ def choose_encoding(choice: EncoderChoice, store: Store, device: str, *, as_stor
     if choice.name is not None and not as_stored:
         return encoding_of(choice.load(device), choice.extraction, store.column_names)
     try:
-        return RawFeatures.load(encoder_record(store), store.fingerprint, model=choice.name, device=device).encoding
+        found = RawFeatures.load(encoder_record(store), store.fingerprint, model=choice.name, device=device).encoding
+        return _of_tokens(found) if choice.poolings == (NONE,) else found
     except ModelError as error:
         raise HeadError(
             f"the encoder of {store.path} is not to be had again: name one with --model ({error})"
         ) from None
 
 
-def check_trainable(encoding: Encoding, options: FinetuneOptions, store: Store) -> None:
+def _of_tokens(encoding: Encoding) -> Encoding:
+    """The same layers, with every token kept."""
+    layers = dict.fromkeys(block.layer for block in encoding.readout.blocks)
+    return replace(encoding, readout=encoding.encoder.readout((NONE,), tuple(layers)))
+
+
+def check_trainable(encoding: Encoding, options: FinetuneOptions, store: Store, per_position: bool) -> None:
     """Raise HeadError, or ModelError, where this encoder cannot be trained so on this store."""
-    if not encoding.readout.pooled:
-        raise HeadError(f"{store.path} keeps every token, and a head learns from one vector: name --model and --pool")
+    if not encoding.readout.pooled and not per_position:
+        raise HeadError(
+            f"{store.path} keeps every token, and a head learns from one vector: name --model and --pool, or learn a label "
+            "for each letter with --per-position"
+        )
+    if per_position and encoding.readout.pooled:
+        raise HeadError("--per-position learns from every token, and --pool makes one vector of them: leave --pool out")
+    if per_position and options.trains_encoder and options.head.sampler != "none":
+        raise HeadError(
+            f"--sampler {options.head.sampler} draws rows, and with --per-position a batch is whole records: leave it out, "
+            "or weigh the classes with --class-weight"
+        )
     if not options.trains_encoder:
         return
     encoder = encoding.encoder
@@ -128,9 +146,14 @@ def dropout_rates(encoder: TransformerEncoder, options: FinetuneOptions) -> Drop
     )
 
 
+def holds(store: Store, encoding: Encoding) -> bool:
+    """Whether a store holds what an encoding makes."""
+    return store.fingerprint == encoding.fingerprint and store.per_token != encoding.readout.pooled
+
+
 def features_of(store: Store, encoding: Encoding, place: Path, progress: Progress) -> Store:
     """Encode all rows of a store anew into another, or go on with that; the store itself where it holds the same."""
-    if store.fingerprint == encoding.fingerprint and not store.per_token:
+    if holds(store, encoding):
         return store
     readout = encoding.readout
     options = Options(

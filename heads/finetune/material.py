@@ -8,11 +8,13 @@ from pathlib import Path
 
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
+from embedcache.positionstore import PositionStore
 from embedcache.progress import Progress
 from embedcache.store import Store, open_store
 from heads.data.features import Rows
 from heads.finetune.batch import StateSource
 from heads.finetune.options import FinetuneOptions
+from heads.finetune.positions import Positions
 from heads.finetune.processes import Processes
 from heads.finetune.states import ComputedStates, StoredStates, store_states
 from heads.finetune.tokens import TokenRows
@@ -35,9 +37,14 @@ class Material:
     progress: Progress
 
     @cached_property
+    def letters(self) -> Positions | None:
+        """The rows that are letters, and the tokens of their records; None where rows are records."""
+        return Positions.read(self.store, self.rows, self.encoding) if isinstance(self.store, PositionStore) else None
+
+    @cached_property
     def tokens(self) -> TokenRows:
-        """Of all rows."""
-        return TokenRows.read(self.store, self.rows, self.encoding)
+        """Of all rows, or of the records of all letters."""
+        return TokenRows.read(self.store, self.rows, self.encoding) if self.letters is None else self.letters.rows
 
     def states(self, layer: int) -> StateSource | None:
         """What gives the states that the trained layers start from; None where they start from tokens."""

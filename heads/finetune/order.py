@@ -40,6 +40,8 @@ class Order:
     lengths: NDArray[np.int64] | None = None
     """(rows,) tokens of each row, where batches are of `batch_tokens`."""
     batch_tokens: int = 0
+    sizes: NDArray[np.int64] | None = None
+    """(rows,) what each counts in the loss; None where all count alike."""
     process: int = 0
     processes: int = 1
 
@@ -71,8 +73,11 @@ class Order:
 
     def _ticket(self, rows: Rows, epoch: int, number: int) -> Ticket:
         own = rows[self.process :: self.processes]
-        weight = len(own) * self.processes / max(len(rows), 1)
+        weight = self._counted(own) * self.processes / max(self._counted(rows), 1)
         return Ticket(own if len(own) else rows[:1], weight, (*self.seed, epoch, number, self.process))
+
+    def _counted(self, rows: Rows) -> int:
+        return len(rows) if self.sizes is None else int(self.sizes[rows].sum())
 
 
 class Tickets:

@@ -19,9 +19,9 @@ from embedcache.encoders.trainable import TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
-from embedcache.packing import pack
 from embedcache.store import Store
 from heads.data.features import Rows, Standardisation
+from heads.data.sampling import EpochSampler
 from heads.data.standardised_rows import StandardisedRows
 from heads.data.target import Codes
 from heads.finetune.batch import Batch, FeatureInputs, InputSource, Mask, TokenInputs
@@ -32,6 +32,7 @@ from heads.finetune.material import Material
 from heads.finetune.model import FinetuneModel, Products
 from heads.finetune.options import FinetuneOptions
 from heads.finetune.order import Order, Ticket
+from heads.finetune.positions import PositionInputs
 from heads.finetune.processes import Processes
 from heads.finetune.rates import parameter_groups
 from heads.finetune.trackers import trackers_at
@@ -46,9 +47,6 @@ from heads.perceptron.schedule import rate
 from heads.running.fit import Recipe
 from heads.splitting.splits import TRAIN, VAL
 from heads.splitting.task import Task
-
-JUDGED_TOKENS = 16_384
-"""Tokens, or rows of features, that are judged together."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,7 @@ class Workshop:
             self.products,
         ).to(self.device)
         self.inputs = self._inputs(trunk, memory)
+        self.units = self.inputs.units(self.train)
 
     def _trunk(self) -> TrainableTrunk:
         """The layers that are trained."""
@@ -134,18 +133,21 @@ class Workshop:
             return FeatureInputs(
                 StandardisedRows(setting.store, task.rows, self.standardisation, self.device, memory_bytes=memory)
             )
-        tokens, states = setting.material.tokens, setting.material.states(trunk.first)
-        mask = Mask.of(self._encoder, setting.options.mask)
-        return TokenInputs(tokens, setting.encoding, trunk, self.device, mask, states)
+        material, mask = setting.material, Mask.of(self._encoder, setting.options.mask)
+        letters, states = material.letters, material.states(trunk.first)
+        if letters is None:
+            return TokenInputs(material.tokens, setting.encoding, trunk, self.device, mask, states)
+        return PositionInputs(letters.rows, setting.encoding, trunk, self.device, mask, states, positions=letters)
 
     @property
     def order(self) -> Order:
-        """Which rows each step takes, counted among the training rows."""
-        options, processes = self.setting.options, self.setting.processes
-        lengths = None if options.batch_tokens is None else self.inputs.lengths[self.train]
+        """Which rows each step takes, counted among the training rows, or which records of them."""
+        options, processes, units = self.setting.options, self.setting.processes, self.units
+        lengths = None if options.batch_tokens is None else units.lengths
+        sampler = self.regime.sampler if units.sizes is None else EpochSampler.plain(len(units.sizes))
         return Order(
-            self.regime.sampler, self._seeds, len(self.train), options.head.batch_size, lengths, options.batch_tokens or 0,
-            processes.index, processes.count,
+            sampler, self._seeds, len(units.lengths), options.head.batch_size, lengths, options.batch_tokens or 0,
+            units.sizes, processes.index, processes.count,
         )  # fmt: skip
 
     @property
@@ -162,10 +164,11 @@ class Workshop:
         """What one step sees."""
         regime, random = self.regime, np.random.default_rng(ticket.seed)
         hide = random if self.setting.options.mask else None
-        inputs = self.inputs.inputs(self.train[ticket.positions], hide)
-        truth = regime.train.truth(regime.loss, torch.from_numpy(ticket.positions).to(self.device))
-        mix = regime.mixup.draw(len(ticket.positions), random) if regime.mixup.active else None
-        return Batch(ticket.positions, inputs, truth, mix, ticket.weight)
+        positions = self.units.rows_of(ticket.positions)
+        inputs = self.inputs.inputs(self.train[positions], hide)
+        truth = regime.train.truth(regime.loss, torch.from_numpy(positions).to(self.device))
+        mix = regime.mixup.draw(len(positions), random) if regime.mixup.active else None
+        return Batch(positions, inputs, truth, mix, ticket.weight)
 
     def ids(self, positions: Rows) -> Sequence[str]:
         """Ids of training rows."""
@@ -177,11 +180,11 @@ class Workshop:
     @torch.no_grad()
     def scores(self, positions: Codes) -> torch.Tensor:
         """Scores (n, O) of rows of the task, each process its share of them."""
-        processes, lengths = self.setting.processes, self.inputs.lengths[positions]
+        processes = self.setting.processes
         out_nO = torch.zeros(len(positions), self.model.head.sizes[-1])
         self.model.eval()
         found = []
-        for part in list(pack(lengths, JUDGED_TOKENS))[processes.index :: processes.count]:
+        for part in list(self.inputs.parts(positions))[processes.index :: processes.count]:
             found.append((part, self.model.scores(self.inputs.inputs(positions[part])).cpu()))
         for part, scores in (one for own in processes.gather(found) for one in own):
             out_nO[part] = scores

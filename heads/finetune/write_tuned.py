@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedcache.errors import StoreError
+from embedcache.positionstore import PositionStore
 from embedcache.preflight import existing_folder
 from embedcache.progress import Progress, size
 from embedcache.store import Store
@@ -115,7 +116,8 @@ def _model(tuned: Tuned, member: Member, outdir: Path) -> Model:
     store = setting.store
     if setting.options.trains_encoder:
         encoding = load_tuned(work / runs.ENCODER, setting.encoding, outdir / member.folder)
-        store = features_of(tuned.rows, encoding, work / _TUNED, tuned.progress)
+        made = features_of(tuned.rows, encoding, work / _TUNED, tuned.progress)
+        store = store.over(made, encoding) if isinstance(store, PositionStore) else made
     return Model(member.name, Fit(read_finished(work), None, setting.recipe.select), store)
 
 
