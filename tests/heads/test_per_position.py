@@ -13,6 +13,7 @@ import pytest
 
 from embedcache.preflight import Options
 from tests.encoders.golden import golden_folder
+from tests.exchange.files import imported
 from tests.heads.program import refused, run
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, write_fasta
@@ -178,3 +179,41 @@ def test_a_genome_with_its_coding_mask_is_learned_base_by_base(tmp_path, shared_
     table = pq.read_table(tmp_path / "run" / "predictions.parquet")
     coding = dict(zip(table["id"].to_pylist(), table["y_true"].to_pylist(), strict=True))
     assert all(coding[f"w{start}:{place}"] == int(mask[start + place]) for start in (0, 98_000) for place in range(200))
+
+
+def test_residues_that_another_program_embedded_are_learned_where_they_are_letters(tmp_path, shared_data):
+    archive = shared_data / "bio_embeddings_reference" / "esm1b.npz"
+    imported(tmp_path / "r.zarr", archive)
+    with np.load(archive) as arrays:
+        labels = {name: "".join("HE"[at % 2] for at in range(len(array))) for name, array in arrays.items()}
+    lines = [f"{name},{text},{part}" for (name, text), part in zip(labels.items(), ("train", "test"), strict=True)]
+    (tmp_path / "l.csv").write_text("\n".join(["id,structure,split", *lines]) + "\n")
+    arguments = ("--features", "r.zarr", "--labels", "l.csv", "--per-position", "--label", "structure")
+    said = run(tmp_path, "train", *arguments, "--output", "run", "--bootstrap", "0", "--head", "prototype").stdout
+    assert "15 positions of 2 records" in said
+    assert "no baselines of the sequences" in said
+
+
+def test_binding_residues_of_real_proteins_are_learned_with_their_published_split(tmp_path, shared_data):
+    folder, parts = shared_data / "flip_bind", []
+    for name in ("sequences", "from_publication"):
+        with gzip.open(folder / f"{name}.fasta.gz", "rt") as file:
+            parts.append([entry.split("\n", 1) for entry in file.read().split(">")[1:]])
+    sequences = {head.split()[0]: text.replace("\n", "") for head, text in parts[0]}
+    lines, some = ["id\tsequence\tbinds\tsplit"], {"train": 30, "val": 10, "test": 10}
+    for head, text in parts[1]:
+        name, split = head.split()[0], "test" if "SET=test" in head else "val" if "VALIDATION=True" in head else "train"
+        if some[split] and len(sequences[name]) < 200:
+            some[split] -= 1
+            lines.append("\t".join((name, sequences[name], text.strip(), split)))
+    assert not any(some.values())
+    (tmp_path / "p.tsv").write_text("\n".join(lines) + "\n")
+    run_extract(tmp_path / "p.zarr", tmp_path / "p.tsv", model=str(golden_folder("esm2", tmp_path)), options=NONE)
+    arguments = ("--features", "p.zarr", "--per-position", "--label", "binds", "--split", "split", "--bootstrap", "0")
+    run(tmp_path, "train", *arguments, "--output", "run", "--head", "prototype")
+    found = metrics(tmp_path / "run")
+    assert found["classes"][:2] == [0, 1], "a digit is a class, however many stand side by side"
+    letters = {
+        split: sum(len(line.split("\t")[1]) for line in lines if line.endswith(split)) for split in ("val", "test")
+    }
+    assert {split: found[split]["rows"] for split in letters} == letters
