@@ -98,8 +98,13 @@ def _what(metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[s
     if _has_encoders(metrics, manifest):
         head = f"{len(metrics['selected'])} encoders, each trained in a fold together with its head (`{kind}`), from"
     yield (
-        f"{head} `{encoder.get('name')}`{of}: it {_TASKS[metrics['target']]}, `{metrics['label']}`{_classes(metrics)}."
+        f"{head} `{encoder.get('name')}`{of}: it {_TASKS[metrics['target']]}, `{metrics['label']}`{_classes(metrics)}"
+        f"{_for_each_letter(manifest)}."
     )
+
+
+def _for_each_letter(manifest: Mapping[str, Any]) -> str:
+    return ", letter by letter of a sequence: its rows are letters" if manifest["args"].get("per_position") else ""
 
 
 def _has_encoders(metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ Axes: N rows, n rows of a block, D features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,6 +21,7 @@ import torch
 
 from embedcache.alphabet import CELL, DNA, Letters
 from embedcache.errors import HeadError
+from embedcache.positionstore import PositionStore
 from embedcache.search.standardising import standardise
 from embedcache.store import Store
 from heads.data.features import Rows, RowSource, raw_blocks
@@ -71,10 +72,16 @@ class RowFacts:
 
 
 def facts_of(store: Store, rows: Rows) -> RowFacts:
-    """Return what a store says of some of its rows, which must rise; of cells the length is counted in tokens."""
+    """Return what a store says of some of its rows, which must rise; of cells the length is counted in tokens.
+
+    Letters have the share of G and C around them, and no length.
+    """
     alphabet, columns = str(store.attrs["encoder"].get("alphabet")), store.column_names
     if "sequence" in columns:
-        return RowFacts.joined([facts_of_sequences(part, alphabet) for part in store.sequences(rows)])
+        found = RowFacts.joined([facts_of_sequences(part, alphabet) for part in store.sequences(rows)])
+        return replace(found, lengths=None) if isinstance(store, PositionStore) else found
+    if isinstance(store, PositionStore):
+        return RowFacts(None, None)
     length = "n_tokens" if alphabet == CELL else "length"
     if length not in columns:
         return RowFacts(None, None)
