@@ -225,7 +225,7 @@ def _forget(work: Path) -> None:
     """Remove what an earlier training left; raises HeadError for a folder that is none."""
     if not work.exists():
         return
-    if not (work / "plan.json").exists():
+    if not any((work / name).exists() for name in ("plan.json", FEATURES)):
         raise HeadError(f"--restart removes trainings only, and {work} is none (it has no plan.json)")
     shutil.rmtree(work)
 

@@ -18,6 +18,7 @@ from embedcache.preflight import Options, encoding_of
 from heads.finetune.positions import PositionReading, Positions
 from heads.finetune.states import states_of
 from tests.heads.finetune.conftest import small_model
+from tests.heads.finetune.test_going_on import start
 from tests.heads.program import refused, run
 from tests.stores import random_reads, run_extract, write_fasta
 
@@ -151,6 +152,20 @@ def test_full_fine_tuning_finds_a_motif_that_frozen_letters_cannot_tell(proteins
     run(proteins, "finetune", "--features", "t.zarr", *QUICK, *options, "--output", "long")
     assert metrics(tuned["frozen"])["test"]["auroc"] < 0.97
     assert metrics(proteins / "long")["test"]["auroc"] > 0.99
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(proteins):
+    options = ["--features", "t.zarr", *QUICK, "--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "12",
+               "--hidden-dropout", "0", "--attention-dropout", "0", "--dropout", "0", "--device", "cpu"]  # fmt: skip
+    run(proteins, "finetune", *options, "--output", "one")
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", "--master_port=29519")
+    with start(proteins, *options, "--output", "two", launcher=launcher) as two:
+        out, _ = two.communicate(timeout=240)
+    assert two.returncode == 0, out
+    ours, theirs = (metrics(proteins / name)["history"][0] for name in ("two", "one"))
+    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+    assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-3)
 
 
 def test_what_cannot_be_is_refused_with_a_way_out(proteins):
