@@ -159,7 +159,7 @@ def test_two_processes_train_what_one_trains(proteins):
     options = ["--features", "t.zarr", *QUICK, "--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "12",
                "--hidden-dropout", "0", "--attention-dropout", "0", "--dropout", "0", "--device", "cpu"]  # fmt: skip
     run(proteins, "finetune", *options, "--output", "one")
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", "--master_port=29519")
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", "--master_port=29527")
     with start(proteins, *options, "--output", "two", launcher=launcher) as two:
         out, _ = two.communicate(timeout=240)
     assert two.returncode == 0, out
