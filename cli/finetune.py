@@ -27,7 +27,7 @@ SHARED = (
 """Options of `heads train` that mean the same here."""
 OF_THE_HEAD = (
     "head_hidden", "head_dropout", "head_epochs", "head_batch", "head_schedule", "head_warmup", "head_patience",
-    "head_focal", "head_label_smoothing", "head_loss", "head_quantiles", "head_sampler", "head_mixup",
+    "head_stop_on", "head_focal", "head_label_smoothing", "head_loss", "head_quantiles", "head_sampler", "head_mixup",
     "head_mixup_probability",
 )  # fmt: skip
 """Those of its ``--head mlp``; epochs, batch, schedule and patience are the encoder's too."""
@@ -36,7 +36,10 @@ OF_THE_HEAD = (
 HELP = {
     "head_epochs": "Most epochs.  [5; frozen 20]",
     "head_batch": "Rows of a batch, with --per-position whole records.  [32; frozen 256 rows]",
-    "head_patience": "Stop after so many epochs without a better --select on validation rows; 0 for never.  [3; frozen 5]",
+    "head_patience": "Stop after so many epochs without a better --select on the rows of --stop-on; 0 for never.  "
+    "[3; frozen 5]",
+    "head_stop_on": "Rows whose --select stops the training and chooses its epoch: val, train, or another value of the "
+    "split column, whose rows do nothing else.  [val]",
     "head_schedule": "How the learning rates change.  [onecycle]",
     "head_warmup": "Share of all steps in which they rise.  [0.1]",
     "head_dropout": "Share of the head's hidden values dropped in training.  [0.1]",
@@ -210,7 +213,9 @@ def _options(given: dict[str, Any]) -> FinetuneOptions:
 
     rank = given["lora"]
     base = usual(given["mode"], rank is not None)
-    head: dict[str, Any] = {option.field: value for option in OPTIONS if (value := given.get(option.name)) is not None}
+    head: dict[str, Any] = {
+        option.field: value for option in OPTIONS if option.field and (value := given.get(option.name)) is not None
+    }
     if given["head_lr"] is not None:
         head["lr"] = (given["head_lr"],)
     weights = class_weights(given["class_weight"], given["pos_weight"])
@@ -287,6 +292,7 @@ def _shared(given: dict[str, Any]) -> Any:
         pos_weight=given["pos_weight"],
         judging=Judging(decisions, given["bootstrap"], given["seed"]),
         select=given["select"],
+        stop_on=given["head_stop_on"],
         start=given["start"],
         start_flag="--init-head",
         near=nearness(given),

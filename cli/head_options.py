@@ -58,7 +58,10 @@ class Pairs(click.ParamType[Any]):
 
 @dataclass(frozen=True)
 class HeadOption:
-    """One option: its flag, the field of the dataclass it fills, and the kinds that have it."""
+    """One option: its flag, the field of the dataclass it fills, and the kinds that have it.
+
+    One that fills no field (``""``) is of the training of these kinds.
+    """
 
     flag: str
     field: str
@@ -94,8 +97,11 @@ OPTIONS: tuple[HeadOption, ...] = (
     HeadOption("--warmup", "warmup", _NETWORK, "Share of all steps in which the learning rate rises.",
                click.FloatRange(0, 1, max_open=True), "SHARE"),
     HeadOption("--patience", "patience", (*_NETWORK, *_TREES),
-               "Stop after so many epochs (rounds of trees) without a better --select on validation rows; 0 for never.",
+               "Stop after so many epochs (rounds of trees) without a better --select on the rows of --stop-on; 0: never.",
                click.IntRange(0), "N"),
+    HeadOption("--stop-on", "", (*_NETWORK, *_TREES),
+               "Rows whose --select stops a fit and chooses its epoch or round: val, train, or another value of the split "
+               "column, whose rows do nothing else. Validation rows still choose the head.  [val]", str, "val|train|VALUE"),
     HeadOption("--seeds", "seeds", (*_NETWORK, *_TREES), "Seeds to train with; of trees all are averaged.",
                Numbers(0, whole=True), NUMBERS),
     HeadOption("--ensemble", "ensemble", _NETWORK, "Average the heads of all --seeds, instead of taking the best of them.",
@@ -150,12 +156,16 @@ def head_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_kind(kind: str, given: dict[str, Any]) -> None:
-    """Raise `click.UsageError` for an option of another kind."""
+    """Raise `click.UsageError` for an option of another kind, and for rows that are to stop what never stops."""
     for option in OPTIONS:
         if given[option.name] is not None and kind not in option.kinds:
             raise click.UsageError(
                 f"{option.flag} is an option of --head {' and --head '.join(option.kinds)}, not of {kind}"
             )
+    if kind in _TREES and given["head_stop_on"] is not None and given["head_patience"] == 0:
+        raise click.UsageError(
+            "--stop-on names the rows that stop the trees, and with --patience 0 none do: leave one out"
+        )
 
 
 def options_of(kind: str, options: type[Any], given: dict[str, Any], class_weights: Sequence[Any] | None) -> Any:
@@ -168,7 +178,7 @@ def options_of(kind: str, options: type[Any], given: dict[str, Any], class_weigh
     values: dict[str, Any] = {}
     for option in OPTIONS:
         value = given.pop(option.name)
-        if value is None:
+        if value is None or not option.field:
             continue
         values[option.field] = value
     if class_weights is not None:

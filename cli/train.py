@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     "--select",
     type=click.Choice(METRICS),
     metavar="METRIC",
-    help="Metric on validation rows that stops a fit and chooses the head.  [default: auprc; of a quantity r2 or pinball]",
+    help="Metric that chooses the head, on validation rows, and stops a fit.  [default: auprc; of a quantity r2 or pinball]",
 )
 @click.option(
     "--threshold",
@@ -182,10 +182,11 @@ def _checked(
     from heads.deciding.prior import parse_prior
     from heads.judging.detection_rule import DetectionRule
     from heads.running import runs
+    from heads.splitting.stop_on import StopOn
     from heads.splitting.task import Columns, check_columns
 
     columns = Columns(given["label"], given["split"], given["group"], given["strata"], given["weight"])
-    check_columns(features.open(), columns, {"--detect-by": given["detect_by"]})
+    check_columns(features.open(), columns, {"--detect-by": given["detect_by"]}, StopOn.parse(given["head_stop_on"]))
     if output is not None:
         runs.refuse_existing(output, overwrite)
     decisions = DecisionOptions(
@@ -230,6 +231,7 @@ def run_training(
 
     if kind in ("ridge", "quantile") and given["task"] == "auto":
         given["task"] = "regression"
+    stop_on = given["head_stop_on"]
     options = options_of(kind, HEAD_KINDS[kind].options, given, weights)
     return train_head(
         features,
@@ -243,6 +245,7 @@ def run_training(
             steps=None if steps is None else StepsOptions.parse(steps),
             judging=Judging(decisions, given["bootstrap"], given["seed"]),
             select=given["select"],
+            stop_on=stop_on,
             start=given["start"],
             near=nearness(given),
             strict=given["strict"],

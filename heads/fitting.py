@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from heads.head import Head
 Scalar = str | int | float | bool | None
 Record = Mapping[str, Scalar]
 """One line of a table, flat, for a CSV file."""
+Made = TypeVar("Made")
 Progress = Callable[[int, int, str], None]
 """Told how much is done, of how much, and a few words such as ``epoch 3, val AUPRC 0.412``."""
 
@@ -38,11 +40,24 @@ class Problem:
     train: Examples
     val: Examples
     select: str
-    """The metric (`heads.judging.metrics.METRICS`) on the validation rows that stops a fit early and chooses from a grid."""
+    """The metric (`heads.judging.metrics.METRICS`) that stops a fit, and chooses from a grid by the validation rows."""
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory_bytes: int = MEMORY_BYTES
     progress: Progress = say_nothing
+    stop: Examples | None = None
+    """Rows by whose metric a fit stops early and its best epoch or round is kept; None for the validation rows."""
+
+    @property
+    def stopping(self) -> Examples:
+        """The rows that stop a fit."""
+        return self.val if self.stop is None else self.stop
+
+    def of_stopping(self, train: Made, val: Made, make: Callable[[Examples], Made]) -> Made:
+        """What was made of the training or the validation rows where these stop a fit; else it is made of those that do."""
+        if self.stop is None:
+            return val
+        return train if self.stop is self.train else make(self.stop)
 
     @property
     def target(self) -> Target:
@@ -57,7 +72,7 @@ class Fitted:
     head: Head
     trials: tuple[Record, ...]
     """One record for each point of the grid, all with the same fields: its settings, then ``val_METRIC`` and what else is
-    known of it."""
+    known of it: ``stop_METRIC`` where other rows than the validation rows stopped its fit."""
     best: int
     """Which of the trials the head is."""
     history: tuple[Record, ...] = ()

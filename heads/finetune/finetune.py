@@ -50,7 +50,8 @@ from heads.running.rounds import told_of
 from heads.running.train import Training, TrainOptions, introduce, plain, recipe_of
 from heads.splitting.certificates import certify_task
 from heads.splitting.folds import Folds
-from heads.splitting.splits import NAMES
+from heads.splitting.splits import NAMES, parts_in
+from heads.splitting.stop_on import StopOn
 from heads.splitting.task import Task, load_task, split_task
 
 Say = Callable[[str], None]
@@ -82,6 +83,7 @@ def finetune(
     """
     started = datetime.now(UTC)
     options.check()
+    StopOn.parse(shared.stop_on)  # refuses test rows before anything is read
     require_packages(options)
     shared = replace(shared, head=options.head)
     outdir = output or runs.free_name(_named(source), f"finetune-{options.mode}")
@@ -166,7 +168,8 @@ def _train(member: Member, whole: Setting, say: Say, keep: bool) -> None:
     recipe = replace(whole.recipe, start=None) if member.fresh else whole.recipe
     setting = replace(whole, task=member.task, work=work, recipe=recipe, told=told)
     workshop = Workshop(setting)
-    rows = ", ".join(f"{name} {len(member.task.part(part)):,}" for part, name in enumerate(NAMES))
+    parts = parts_in(member.task.parts)
+    rows = ", ".join(f"{NAMES[part]} {len(member.task.part(part)):,}" for part in parts)
     say(f"{f'fold {member.place} ({rows} rows): ' if member.place else ''}{_what_learns(workshop)}")
     fitted = train_model(workshop, f"{whole.work.name.removesuffix(TRAINING)} {member.name}".strip())
     setting.processes.wait()  # until all have read the best epoch
@@ -185,7 +188,8 @@ def _task(store: Store, shared: TrainOptions) -> tuple[Task, Folds | None]:
     task = load_task(store, shared.columns, kind=shared.task, positive=shared.positive)
     if shared.select is not None:
         check_metric(task.target.kind, shared.select)
-    return split_task(store, task, shared.seed if shared.split_seed is None else shared.split_seed)
+    split_seed = shared.seed if shared.split_seed is None else shared.split_seed
+    return split_task(store, task, split_seed, StopOn.parse(shared.stop_on))
 
 
 def _plan(
@@ -204,6 +208,7 @@ def _plan(
         **{name.replace("_", "-"): value for name, value in {**said, **head}.items()},
         "pos-weight": shared.pos_weight,
         "select": shared.select,
+        "stop-on": StopOn.parse(shared.stop_on).value,
         "seed": shared.seed,
         "init-head": None if shared.start is None else str(shared.start),
         "encoder": encoding.fingerprint,

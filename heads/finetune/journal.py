@@ -21,11 +21,13 @@ JOURNAL, BEST, FITTED = "journal.json", "best.safetensors", "fitted.json"
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model on the validation rows."""
+    """A model on the validation rows, and on those that stop."""
 
     value: float
     """The metric that selects, NaN without rows."""
     loss: float
+    stop_value: float | None = None
+    """The metric on the rows that stop; None where these are the validation rows."""
 
 
 @dataclass
@@ -55,7 +57,8 @@ class Journal:
         """Which epoch is the best so far, and whether that is the end."""
         stopping = EarlyStopping(self.metric, self.patience)
         for record in self.records:
-            stopping.update(int(record["epoch"] or 0), float(record[f"val_{self.metric}"] or 0))
+            value = record.get(f"stop_{self.metric}", record[f"val_{self.metric}"])
+            stopping.update(int(record["epoch"] or 0), float(value or 0))
         return stopping
 
     def write(self, folder: Path) -> None:

@@ -127,17 +127,20 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             "train_loss": self._mean_over_processes(self.journal.mean_loss()),
             "val_loss": judged.loss,
             f"val_{self.journal.metric}": judged.value,
+            **({} if judged.stop_value is None else {f"stop_{self.journal.metric}": judged.stop_value}),
             "lr": self.course.groups[0].lr * self.course.share(self.state.global_step - 1, self.state.max_steps),
         }
         before = self.journal.stopping.epoch
         self.journal.records.append(record)
         stopping = self.journal.stopping
         if stopping.epoch == epoch or before is None:
-            self._keep(epoch, judged.value)
+            self._keep(epoch, judged.value if judged.stop_value is None else judged.stop_value)
         if stopping.stopped:
             self.control.should_training_stop = True
         shown = {
-            f"eval_{name.removeprefix('val_')}": float(value or 0) for name, value in record.items() if "val" in name
+            f"eval_{name.removeprefix('val_')}": float(value or 0)
+            for name, value in record.items()
+            if name.startswith(("val_", "stop_"))
         }
         self.log(shown)
         text = f"epoch {epoch}, train loss {record['train_loss']:.4f}, val {self.journal.metric.upper()} {judged.value:.4f}"
@@ -182,7 +185,7 @@ def learned(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def best_of(work: Path) -> tuple[int, float] | None:
-    """Epoch and value of the best epoch that is kept; None where there is none yet."""
+    """Epoch and value, on the rows that stop, of the best epoch that is kept; None where there is none yet."""
     file = work / BEST
     if not file.exists():
         return None

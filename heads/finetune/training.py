@@ -38,8 +38,6 @@ from heads.finetune.rates import parameter_groups
 from heads.finetune.trackers import trackers_at
 from heads.fitting import Fitted, Problem, Record
 from heads.fitting import Progress as Told
-from heads.judging.metrics import score
-from heads.perceptron.losses import predictions
 from heads.perceptron.mlp import first_heads, prepare
 from heads.perceptron.mlp_model import MLPModel
 from heads.perceptron.mlp_training import RESCALING_ROWS, rescaling
@@ -72,18 +70,11 @@ class Workshop:
     def __init__(self, setting: Setting) -> None:
         self.setting, self.task = setting, setting.task
         self.device = setting.processes.device
-        self.train, self.val = self.task.part(TRAIN), self.task.part(VAL)
         options, recipe = setting.options, setting.recipe
+        self.train, self.val, self.stop = (self.task.part(part) for part in (TRAIN, VAL, recipe.stop_on.part))
         memory = recipe.memory_bytes if options.mode == "frozen" else 0
-        problem = Problem(
-            setting.store,
-            self.task.examples(TRAIN),
-            self.task.examples(VAL),
-            recipe.select,
-            recipe.seed,
-            self.device,
-            memory,
-        )
+        train, val, stop = self.task.fitted_to(recipe.stop_on)
+        problem = Problem(setting.store, train, val, recipe.select, recipe.seed, self.device, memory, stop=stop)
         start = None if recipe.start is None else recipe.start.head
         assert start is None or isinstance(start, MLPModel)
         self.regime, self.standardisation = prepare(problem, options.head, start)
@@ -191,20 +182,26 @@ class Workshop:
         return out_nO
 
     def judge(self) -> Judgement:
-        """Metric and loss of the validation rows as the model is."""
-        regime, scores_nO = self.regime, self.scores(self.val)
+        """Metric and loss of the validation rows as the model is, and the metric of the rows that stop."""
+        regime, scores_nO = self.regime, self._finite_scores(self.val)
+        scale, shift = self.rescaling()
+        truth = regime.val.truth(regime.loss, slice(None)).cpu()
+        loss = float(regime.loss(scores_nO[None], truth[None])[0])
+        value = regime.metric(regime.val, scores_nO, scale, shift)
+        if not regime.stops_apart:
+            return Judgement(value, loss)
+        return Judgement(value, loss, regime.metric(regime.stop, self._finite_scores(self.stop), scale, shift))
+
+    def _finite_scores(self, positions: Codes) -> torch.Tensor:
+        scores_nO = self.scores(positions)
         bad_n = ~torch.isfinite(scores_nO).all(1)
         if bad_n.any():
-            row = int(self.task.rows[self.val[int(bad_n.nonzero()[0])]])
+            row = int(self.task.rows[positions[int(bad_n.nonzero()[0])]])
             raise HeadError(
-                f"the scores of validation row {row} are not finite numbers, the training has gone astray: give lower --lr "
-                "and --head-lr"
+                f"the scores of row {row} are not finite numbers, the training has gone astray: give lower --lr and "
+                "--head-lr"
             )
-        scale, shift = self.rescaling()
-        outputs = predictions(regime.loss.target, scores_nO.double() * scale + shift).numpy()
-        value = score(regime.val.target, outputs, regime.select, regime.loss.quantiles)
-        truth = regime.val.truth(regime.loss, slice(None)).cpu()
-        return Judgement(value, float(regime.loss(scores_nO[None], truth[None])[0]))
+        return scores_nO
 
     def rescaling(self) -> tuple[float, float]:
         """Scale and shift that bring scores to the units of the target."""
@@ -249,11 +246,12 @@ def train_model(workshop: Workshop, report: str) -> Fitted:
     assert best is not None
     load_best(workshop.model, setting.work)
     history = tuple(trainer.journal.records)
-    return Fitted(workshop.fitted_head(), (_trial(workshop, best, len(history)),), 0, history, _notes(workshop, best))
+    return Fitted(workshop.fitted_head(), (_trial(workshop, best[0], history),), 0, history, _notes(workshop, best))
 
 
-def _trial(workshop: Workshop, best: tuple[int, float], epochs: int) -> Record:
+def _trial(workshop: Workshop, epoch: int, history: Sequence[Record]) -> Record:
     options, trunk = workshop.setting.options, workshop.model.trunk
+    best = next(record for record in history if record["epoch"] == epoch)
     learned = sum(parameter.numel() for parameter in workshop.model.parameters() if parameter.requires_grad)
     return {
         "mode": options.mode,
@@ -264,17 +262,18 @@ def _trial(workshop: Workshop, best: tuple[int, float], epochs: int) -> Record:
         "head_lr": options.head.lr[0],
         "weight_decay": options.weight_decay if options.trains_encoder else options.head.weight_decay[0],
         "dropout": options.head.dropout[0],
-        f"val_{workshop.setting.recipe.select}": best[1],
-        "best_epoch": best[0],
-        "epochs": epochs,
+        **{name: value for name, value in best.items() if name.endswith(f"_{workshop.setting.recipe.select}")},
+        "best_epoch": epoch,
+        "epochs": len(history),
     }
 
 
 def _notes(workshop: Workshop, best: tuple[int, float]) -> tuple[str, ...]:
     select, epochs = workshop.setting.recipe.select, workshop.setting.options.head.epochs
     if not np.isfinite(best[1]):
-        return (f"{select} is not defined on the validation rows: the first epoch was taken",)
-    if best[0] == epochs > 1:
+        return (f"{select} is not defined on the {workshop.setting.recipe.stop_on.words}: the first epoch was taken",)
+    # training rows are fitted the better the longer they train
+    if best[0] == epochs > 1 and workshop.setting.recipe.stop_on.part != TRAIN:
         return (f"the best epoch is the last of {epochs}: more --epochs may do better",)
     return ()
 

@@ -118,7 +118,7 @@ def _model(tuned: Tuned, member: Member, outdir: Path) -> Model:
         encoding = load_tuned(work / runs.ENCODER, setting.encoding, outdir / member.folder)
         made = features_of(tuned.rows, encoding, work / _TUNED, tuned.progress)
         store = store.over(made, encoding) if isinstance(store, PositionStore) else made
-    return Model(member.name, Fit(read_finished(work), None, setting.recipe.select), store)
+    return Model(member.name, Fit(read_finished(work), None, setting.recipe.select, setting.recipe.stop_on), store)
 
 
 def _write_member(

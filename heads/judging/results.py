@@ -73,7 +73,7 @@ class PartResult:
 
 @dataclass(frozen=True)
 class Result:
-    """A model on train, val and test, or, of many folds, on the rows that each fold held out."""
+    """A model on each part of the split, or, of many folds, on the rows that each fold held out."""
 
     name: str
     decisions: Decisions

@@ -1,4 +1,4 @@
-"""When a fit stops, and which of its epochs is kept: both by one metric on the validation rows."""
+"""When a fit stops, and which of its epochs is kept: both by one metric on rows that do not judge."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ STACKED_WEIGHTS = 2**28
 def fit(
     problem: Problem, options: MLPOptions, start: MLPModel | None = None, *, heads_at_once: int | None = None
 ) -> Fitted:
-    """Train the grid and keep the best of it by the validation rows; with none, the first point at its last epoch.
+    """Train the grid and keep the best of it by the validation rows; with none, the first point.
+
+    The rows that stop (`Problem.stopping`) choose the epoch of each point; with none it is the last.
 
     On a GPU the whole grid trains at once, on a CPU one head after another; the heads are the same.
 
@@ -99,7 +101,7 @@ def _sizes(problem: Problem, options: MLPOptions, regime: Regime) -> tuple[int, 
 
 def prepare(problem: Problem, options: MLPOptions, start: MLPModel | None) -> tuple[Regime, Standardisation]:
     """How heads are trained and on what, and the standardisation of the features, that of `start` where there is one."""
-    train, val, kind = problem.train, problem.val, problem.target.kind
+    train, kind = problem.train, problem.target.kind
     levels = tuple(sorted(options.quantiles))
     loss = Loss(
         kind, options.loss or ("pinball" if levels else "mse"), options.focal_gamma, options.label_smoothing, levels
@@ -128,9 +130,13 @@ def prepare(problem: Problem, options: MLPOptions, start: MLPModel | None) -> tu
         )
 
     training = part(train, problem.memory_bytes)
+    left = problem.memory_bytes - training.rows.kept_bytes
+    validating = part(problem.val, left)
+    left -= validating.rows.kept_bytes
     regime = Regime(
         training,
-        part(val, problem.memory_bytes - training.rows.kept_bytes),
+        validating,
+        problem.of_stopping(training, validating, lambda examples: part(examples, left)),
         loss,
         EpochSampler(train, options.sampler),
         Mixup(options.mixup_alpha, options.mixup_probability),
@@ -217,6 +223,7 @@ def _choose(
             "weight_decay": setting.weight_decay,
             "dropout": setting.dropout,
             metric: one.value,
+            regime.stopping_metric: one.stop_value,
             "best_epoch": one.epoch,
             "epochs": one.epochs,
         }
@@ -233,7 +240,10 @@ def _choose(
                 outputs = together(problem.source, problem.val.rows, problem.device)
                 value = score(problem.val.target, outputs, problem.select, levels)
             heads.append(together)
-            trials.append({**trials[start], "seed": "all", metric: value, "best_epoch": None, "epochs": None})
+            of_members = {"best_epoch": None, "epochs": None}
+            if regime.stops_apart:
+                of_members[regime.stopping_metric] = None
+            trials.append({**trials[start], "seed": "all", metric: value, **of_members})
     values = [float(trial[metric] or 0) for trial in trials]
     best = first
     for other in range(first, len(heads)):
@@ -249,7 +259,11 @@ def _notes(problem: Problem, options: MLPOptions, chosen: Record, value: float) 
     if not np.isfinite(value):
         return (f"{problem.select} is not defined on the validation rows: the last epoch of the first point was taken",)
     notes = []
-    if chosen["best_epoch"] == options.epochs > 1:
+    stop_value = chosen.get(f"stop_{problem.select}")
+    if isinstance(stop_value, float) and not np.isfinite(stop_value):
+        notes.append(f"{problem.select} is not defined on the rows that stop a fit: the last epoch was taken")
+    # training rows are fitted the better the longer they train
+    elif chosen["best_epoch"] == options.epochs > 1 and problem.stop is not problem.train:
         notes.append(f"the best epoch is the last of {options.epochs}: more --epochs may do better")
     for name, grid in (("lr", options.lr), ("weight_decay", options.weight_decay), ("dropout", options.dropout)):
         if len(grid) > 1 and chosen[name] in (min(grid), max(grid)):

@@ -38,7 +38,8 @@ class MLPOptions:
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises."""
     patience: int = 5
-    """Epochs without a better validation metric after which a head stops; 0 trains them all. The best one is kept."""
+    """Epochs without a better metric on the rows that stop a fit, after which a head does; 0 trains them all. The best one
+    is kept."""
     class_weight: ClassWeight = "none"
     focal_gamma: float = 0.0
     label_smoothing: float = 0.0

@@ -10,7 +10,7 @@ Axes: H heads of the stack, N rows, n rows of a batch, D features, O outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """Training or validation rows with what is to be learned of them."""
+    """Training rows, or rows that choose, with what is to be learned of them."""
 
     rows: StandardisedRows
     target: Target
@@ -69,7 +69,8 @@ class Regime:
 
     train: Part
     val: Part
-    """With no rows the last epoch is kept."""
+    stop: Part
+    """By its rows an epoch is the best and a head stops: `val`, `train`, or one of its own. With none the last is kept."""
     loss: Loss
     sampler: EpochSampler
     mixup: Mixup
@@ -91,6 +92,23 @@ class Regime:
         """Batches of an epoch."""
         return -(-len(self.train) // self.batch_size)
 
+    @property
+    def stops_apart(self) -> bool:
+        """Whether other rows than the validation rows stop the heads."""
+        return self.stop is not self.val
+
+    @property
+    def stopping_metric(self) -> str:
+        """What the history calls the metric that stops."""
+        return f"{'stop' if self.stops_apart else 'val'}_{self.select}"
+
+    def metric(self, part: Part, scores_NO: torch.Tensor, scale: float, shift: float) -> float:
+        """The metric that selects, of the scores of a part; NaN of no rows."""
+        if not len(part):
+            return float("nan")
+        outputs = predictions(self.loss.target, scores_NO.double() * scale + shift).cpu().numpy()
+        return score(part.target, outputs, self.select, self.loss.quantiles)
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -104,6 +122,8 @@ class Trained:
     """Epochs that were trained."""
     value: float
     """The metric on the validation rows, NaN without any."""
+    stop_value: float
+    """The metric on the rows that stop."""
     history: tuple[Record, ...]
 
 
@@ -144,7 +164,8 @@ class Stack:
         for epoch in range(1, self.regime.epochs + 1):
             losses_H = self._train_epoch(epoch)
             self._judge(epoch, losses_H)
-            told(epoch, f"epoch {epoch}, val {self.regime.select.upper()} {self._last_best():.4f}")
+            rows, _, metric = self.regime.stopping_metric.partition("_")
+            told(epoch, f"epoch {epoch}, {rows} {metric.upper()} {self._last_best():.4f}")
             if all(stop.stopped for stop in self._stops):
                 break
         return [self._finished(head) for head in range(len(self.settings))]
@@ -153,7 +174,7 @@ class Stack:
         """The best of the heads' last values."""
         best = float("nan")
         for records in self._history:
-            value = float(records[-1][f"val_{self.regime.select}"] or 0)
+            value = float(records[-1][self.regime.stopping_metric] or 0)
             best = value if better(self.regime.select, value, best) else best
         return best
 
@@ -220,6 +241,7 @@ class Stack:
         """Note an epoch in the history of the heads that are still in training, and keep those that are at their best."""
         regime = self.regime
         scores_HNO = self._scores(regime.val)
+        stop_HNO = self._scores(regime.stop) if regime.stops_apart else scores_HNO
         val_losses_H = torch.full((len(self.settings),), torch.nan)
         if len(regime.val):
             val_losses_H = regime.loss(scores_HNO, regime.val.truth(regime.loss, slice(None))[None]).cpu()
@@ -228,10 +250,9 @@ class Stack:
             if stop.stopped:
                 continue
             scale, shift = rescalings[head]
-            value = float("nan")
-            if len(regime.val):
-                outputs = predictions(regime.loss.target, scores_HNO[head].double() * scale + shift).cpu().numpy()
-                value = score(regime.val.target, outputs, regime.select, regime.loss.quantiles)
+            value = stop_value = regime.metric(regime.val, scores_HNO[head], scale, shift)
+            if regime.stops_apart:
+                stop_value = regime.metric(regime.stop, stop_HNO[head], scale, shift)
             self._history[head].append(
                 {
                     "trial": self.trials[head],
@@ -239,11 +260,12 @@ class Stack:
                     "train_loss": float(losses_H[head]),
                     "val_loss": float(val_losses_H[head]),
                     f"val_{regime.select}": value,
+                    regime.stopping_metric: stop_value,
                     "lr": setting.lr * self._share,
                 }
             )
-            if stop.update(epoch, value) or stop.epoch is None:
-                self._best[head] = Trained(self.heads.head(head), scale, shift, epoch, epoch, value, ())
+            if stop.update(epoch, stop_value) or stop.epoch is None:
+                self._best[head] = Trained(self.heads.head(head), scale, shift, epoch, epoch, value, stop_value, ())
 
     def _scores(self, part: Part, positions: Rows | None = None) -> torch.Tensor:
         """Scores (H, N, O) of all rows of a part, or of some."""
@@ -273,7 +295,7 @@ class Stack:
     def _finished(self, head: int) -> Trained:
         best, history = self._best[head], self._history[head]
         assert best is not None
-        return Trained(best.perceptron, best.scale, best.shift, best.epoch, len(history), best.value, tuple(history))
+        return replace(best, epochs=len(history), history=tuple(history))
 
     @property
     def _device(self) -> torch.device:

@@ -16,6 +16,7 @@ from heads.head import read_json
 from heads.running.report import MEANINGLESS, TITLES, shown_metrics
 from heads.saving.distribution import Distribution
 from heads.saving.profile import Quantity, TrainingProfile
+from heads.splitting.stop_on import StopOn
 
 CARD = "README.md"
 _TASKS = {
@@ -123,7 +124,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
 
 def _data(metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
     yield "## Data and split"
-    rows = [f"{part} {metrics[part]['rows']:,}" for part in ("train", "val", "test") if part in metrics]
+    rows = [f"{part} {metrics[part]['rows']:,}" for part in ("train", "stop", "val", "test") if part in metrics]
     yield _list(
         [
             f"Rows: {metrics['n_rows']:,} of `{Path(manifest['dataset_path']).name}` ({', '.join(rows)})",
@@ -151,9 +152,15 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield _table([part, *(TITLES[metric] for metric in columns)], lines)
     yield (
         "Brackets are 95 % bootstrap intervals. Settings were chosen, and thresholds tuned, on validation rows alone"
-        f" (by {TITLES.get(metrics.get('select', ''), 'the metric in config.yaml')}). metrics.json has more metrics, and "
-        "those by stratum and group."
+        f" (by {TITLES.get(metrics.get('select', ''), 'the metric in config.yaml')}{_stopped(metrics)}). metrics.json has "
+        "more metrics, and those by stratum and group."
     )
+
+
+def _stopped(metrics: Mapping[str, Any]) -> str:
+    """What stopped the fits early, where any had epochs or rounds."""
+    stop_on = metrics.get("stop_on")
+    return "" if stop_on is None else f"; each fit was stopped early by that of the {StopOn.parse(stop_on).words}"
 
 
 def _cell(found: Mapping[str, Any], metric: str) -> str:

@@ -17,6 +17,7 @@ from heads.perceptron.mlp import MLPModel
 from heads.perceptron.mlp import fit as fit_perceptrons
 from heads.saving.kinds import DEFAULT_METRICS, HEAD_KINDS
 from heads.saving.saved import SavedHead
+from heads.splitting.stop_on import VALIDATION, StopOn
 from heads.steps import SteppedRows, Steps, StepsOptions, fit_steps
 
 
@@ -34,6 +35,7 @@ class Recipe:
     memory_bytes: int
     start: SavedHead | None = None
     """A head to go on from, with its steps."""
+    stop_on: StopOn = VALIDATION
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Fit:
     fitted: Fitted
     steps: Steps | None
     select: str
+    stop_on: StopOn = VALIDATION
 
     def outputs(self, source: RowSource, rows: Rows, device: torch.device | str) -> Doubles:
         """Outputs (n, outputs) of rows of the features as they are stored."""
@@ -55,9 +58,15 @@ class Fit:
 
     @property
     def score(self) -> str:
-        """What the head was chosen by, in words."""
+        """What the head was chosen by, and its epoch, in words."""
         value = self.fitted.chosen.get(f"val_{self.select}")
-        return f"val {self.select.upper()} {value:.4f}" if isinstance(value, float) else f"val {self.select.upper()}"
+        said = f"val {self.select.upper()} {value:.4f}" if isinstance(value, float) else f"val {self.select.upper()}"
+        return said if self.stopped_on is None else f"{said}, stopped by {self.stopped_on.words}"
+
+    @property
+    def stopped_on(self) -> StopOn | None:
+        """The rows that chose its epoch or round; None where there was one at most."""
+        return self.stop_on if len({record["epoch"] for record in self.fitted.history}) > 1 else None
 
     @property
     def settings(self) -> str:
@@ -83,10 +92,11 @@ def fit_head(
     val: Examples,
     recipe: Recipe,
     *,
+    stop: Examples | None = None,
     device: torch.device,
     progress: Progress = say_nothing,
 ) -> Fit:
-    """Fit the steps on the training rows, then the head behind them."""
+    """Fit the steps on the training rows, then the head behind them; `stop` as in `heads.fitting.Problem`."""
     if recipe.start is not None:
         steps = recipe.start.steps
     else:
@@ -100,11 +110,13 @@ def fit_head(
         device,
         recipe.memory_bytes,
         progress,
+        stop,
     )
     if recipe.start is None:
-        return Fit(HEAD_KINDS[recipe.kind].fit(problem, recipe.options), steps, recipe.select)
+        return Fit(HEAD_KINDS[recipe.kind].fit(problem, recipe.options), steps, recipe.select, recipe.stop_on)
     assert isinstance(recipe.start.head, MLPModel)
-    return Fit(fit_perceptrons(problem, recipe.options, start=recipe.start.head), steps, recipe.select)
+    fitted = fit_perceptrons(problem, recipe.options, start=recipe.start.head)
+    return Fit(fitted, steps, recipe.select, recipe.stop_on)
 
 
 def trained_shares(fit: Fit, train: Examples, options: Any) -> Doubles | None:

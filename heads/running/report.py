@@ -166,7 +166,7 @@ def write(folder: Path, page: Page) -> None:
     body.append(_paragraph(f"Features: {manifest.dataset_path} ({encoder.get('name')}). Label: {page.label}."))
     body.append(_paragraph(f"Split: {page.origin}.") + f"<pre>{html.escape(page.described)}</pre>")
     body.append(_list(page.certificate))
-    for part in ("test", "val", "train"):
+    for part in ("test", "val", "stop", "train"):
         if part in page.results[0].parts:
             body.append(f"<h2>{part}</h2>" + _html_table(page, part))
     for part, found in page.detections.items():

@@ -48,7 +48,7 @@ class Outcome:
     task: Task
     """With its parts; of folds every row is TEST."""
     splits: tuple[str, ...]
-    """Of each row ``train``, ``val`` or ``test``, or the name of the fold that judged it."""
+    """Of each row ``train``, ``val``, ``test`` or ``stop``, or the name of the fold that judged it."""
     results: tuple[Result, ...]
     """The head first, then its baselines."""
     models: tuple[Model, ...]
@@ -92,8 +92,10 @@ MakeModel = Callable[[str, Task, Setting], Model]
 
 def fit_model(name: str, task: Task, setting: Setting) -> Model:
     """Fit a head to the features of the store."""
-    train, val = task.examples(TRAIN), task.examples(VAL)
-    fit = fit_head(setting.store, train, val, setting.recipe, device=setting.device, progress=setting.progress)
+    train, val, stop = task.fitted_to(setting.recipe.stop_on)
+    fit = fit_head(
+        setting.store, train, val, setting.recipe, stop=stop, device=setting.device, progress=setting.progress
+    )
     return Model(name, fit, setting.store)
 
 

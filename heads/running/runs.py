@@ -276,7 +276,7 @@ def write_predictions(
 
     Parameters
     ----------
-    rows, target, splits : of each row its number in the store, what is true, and ``train``, ``val``, ``test`` or a fold.
+    rows, target, splits : of each row its number in the store, what is true, and the name of its part or fold.
     said : the columns of `heads.running.predictions.said`.
     """
     table = {

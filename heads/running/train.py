@@ -35,6 +35,7 @@ from heads.saving.kinds import check_kind
 from heads.splitting.certificate import THRESHOLD
 from heads.splitting.certificates import Certificates, certify_task
 from heads.splitting.folds import Folds
+from heads.splitting.stop_on import StopOn
 from heads.splitting.task import Columns, Task, contents, describe, load_task, split_task
 from heads.steps import StepsOptions
 
@@ -55,6 +56,8 @@ class TrainOptions:
     judging: Judging = field(default_factory=Judging)
     select: str | None = None
     """Metric that chooses; None takes the usual one of the target."""
+    stop_on: str | None = None
+    """The rows that stop a fit early (`heads.splitting.stop_on`); None takes the validation rows."""
     start: Path | None = None
     """A run whose head is trained on."""
     start_flag: str = "--init"
@@ -117,7 +120,8 @@ def train(
     runs.refuse_existing(outdir, overwrite)
     device = pick_device(options.device)
     task = load_task(store, options.columns, kind=options.task, positive=options.positive)
-    task, folds = split_task(store, task, options.seed if options.split_seed is None else options.split_seed)
+    split_seed = options.seed if options.split_seed is None else options.split_seed
+    task, folds = split_task(store, task, split_seed, StopOn.parse(options.stop_on))
     recipe = recipe_of(options, store, task)
     detector = detector_of_task(options, store, task)
     certificate = certify_task(store, task, folds, options.near, device, options.memory_bytes)
@@ -188,7 +192,8 @@ def recipe_of(options: TrainOptions, store: Store, task: Task) -> Recipe:
     head = options.head if options.pos_weight is None else _with_pos_weight(options, task)
     if start is not None and isinstance(start.head, MLPModel) and head.hidden == MLPOptions().hidden:
         head = replace(head, hidden=tuple(start.head.perceptron.sizes[1:-1]))
-    return Recipe(options.kind, head, options.steps, select, options.seed, options.memory_bytes, start)
+    stop_on = StopOn.parse(options.stop_on)
+    return Recipe(options.kind, head, options.steps, select, options.seed, options.memory_bytes, start, stop_on)
 
 
 def _with_pos_weight(options: TrainOptions, task: Task) -> Any:

@@ -20,6 +20,7 @@ DEFAULT = "TRAINING_HISTORY.md"
 _TITLE = "# Training history\n\nEach entry is a run as its own files say; the latest is the last.\n"
 _SETTINGS = {
     "pos_weight": "pos-weight", "seed": "seed", "start": "init-head", "select": "select",
+    "stop_on": "stop-on",
 }  # fmt: skip
 _OF_FINETUNE = (
     "mode", "top_layers", "lr", "layer_lr_decay", "weight_decay", "batch_tokens", "accumulate", "clip", "mask",

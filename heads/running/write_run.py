@@ -60,6 +60,7 @@ def write_run(
         **head.to_json(),
         "selected": chosen[0] if outcome.single else chosen,
         "select": fit.select,
+        **({} if fit.stopped_on is None else {"stop_on": fit.stopped_on.value}),
         "target": task.target.kind,
         "classes": list(task.target.names),
         "label": task.columns.label,
@@ -94,7 +95,7 @@ def write_run(
         described=describe(task) if outcome.single else contents(task.target),
         results=outcome.results,
         certificate=certificate.lines(),
-        chosen=f"Chosen by {fit.score}: {fit.settings}." if outcome.single else f"Chosen in each fold by {fit.select}.",
+        chosen=f"Chosen by {fit.score}: {fit.settings}." if outcome.single else _chosen_in_folds(fit),
         trials=trials,
         history=history,
         breakdown=[*breakdown_records(parts), *_mean_records(means(parts))],
@@ -105,6 +106,11 @@ def write_run(
     )
     report.write(folder, page)
     write_card(folder, metrics, runs.manifest_json(manifest))
+
+
+def _chosen_in_folds(fit: Fit) -> str:
+    stopped = "" if fit.stopped_on is None else f", stopped by {fit.stopped_on.words}"
+    return f"Chosen in each fold by {fit.select}{stopped}."
 
 
 def _mean_records(found: Mapping[str, Mapping[str, float]]) -> list[Record]:

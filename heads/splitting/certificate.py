@@ -1,7 +1,8 @@
 """The certificate of a split: what of the rows that choose and judge is in train as well, and what each part holds.
 
 A row of val or test leaks where train holds its sequence, its reverse complement, a near-duplicate of its features, or
-another row of its group. The same but for near-duplicates is asked of test and val.
+another row of its group. The same but for near-duplicates is asked of test and val, and, where rows of their own stop a fit,
+these are held against all others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from heads.data.features import MEMORY_BYTES, Rows, RowSource, Standardisation
 from heads.data.labels import MISSING
 from heads.data.target import Codes, Target
 from heads.splitting.overlap import NearDuplicate, Nearest, Overlap, PartContents
-from heads.splitting.splits import NAMES, TEST, TRAIN, VAL
+from heads.splitting.splits import NAMES, STOP, TEST, TRAIN, VAL, parts_in
 
 THRESHOLD = 0.999
 """Cosine of standardised features over which rows are near-duplicates: they differ by less than 4.5 % of their length.
@@ -45,6 +46,8 @@ PRODUCTS = 2e11
 at."""
 DIGEST_BYTES = 16
 COMPARED = ((VAL, TRAIN), (TEST, TRAIN), (TEST, VAL))
+COMPARED_TO_STOP = ((STOP, TRAIN), (VAL, STOP), (TEST, STOP))
+"""Also compared where there are rows that stop a fit."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ def certify(
 
     Parameters
     ----------
-    parts : (n,) TRAIN, VAL or TEST, `MISSING` for rows that take no part
+    parts : (n,) TRAIN, VAL, TEST or STOP, `MISSING` for rows that take no part
     target, sequences, groups : of the same n rows; a row without a group (`MISSING`) shares none
     rows : (n,) row numbers in the source
     source : the features; None leaves near-duplicates out
@@ -217,12 +220,14 @@ def certify(
     Raises HeadError where the threshold is not between 0 and 1, or a feature is not finite.
     """
     train = np.flatnonzero(parts == TRAIN)
-    found = {(part, other): _repeats(sequences, parts == part, parts == other) for part, other in COMPARED}
+    held = parts_in(parts)
+    compared = (*COMPARED, *COMPARED_TO_STOP) if STOP in held else COMPARED
+    found = {(part, other): _repeats(sequences, parts == part, parts == other) for part, other in compared}
     near: Pairs | None = None
     scale = None if source is None or not len(train) else standardise(source, rows[train])
     if source is not None:
-        repeated = found[VAL, TRAIN][0] | found[VAL, TRAIN][1] | found[TEST, TRAIN][0] | found[TEST, TRAIN][1]
-        asked = np.flatnonzero(((parts == VAL) | (parts == TEST)) & ~repeated)
+        repeated = np.any([repeats for (_, other), both in found.items() if other == TRAIN for repeats in both], axis=0)
+        asked = np.flatnonzero(np.isin(parts, [part for part in held if part != TRAIN]) & ~repeated)
         near = nearest(
             source,
             rows[asked],
@@ -261,7 +266,7 @@ def certify(
         None if source is None else threshold,
         sequences.stranded,
         groups is not None,
-        tuple(_contents(NAMES[part], target.take(np.flatnonzero(parts == part))) for part in (TRAIN, VAL, TEST)),
+        tuple(_contents(NAMES[part], target.take(np.flatnonzero(parts == part))) for part in held),
         tuple(overlaps),
         sequences.unknown,
     )

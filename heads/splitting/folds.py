@@ -188,10 +188,17 @@ def _parse_chromosome(text: str, rest: str, columns: Sequence[str]) -> Chromosom
     return ChromosomeSplit(_known(text, column, columns), values.get("val", ()), values.get("test", ()))
 
 
-def make_split(plan: OneSplit, target: Target, groups: Codes | None, column: Column | None, seed: int) -> Split:
+def make_split(
+    plan: OneSplit,
+    target: Target,
+    groups: Codes | None,
+    column: Column | None,
+    seed: int,
+    stop: str | None = None,
+) -> Split:
     """Split the N rows of the target by a plan; `groups` (N,) and `column` are of the same rows.
 
-    `column` is the one that the plan names, None where it names none.
+    `column` is the one that the plan names, None where it names none; `stop` the value of it whose rows stop a fit.
 
     Raises HeadError where the rows cannot be split so; `splits.check_split` says whether heads can use the parts.
     """
@@ -200,7 +207,7 @@ def make_split(plan: OneSplit, target: Target, groups: Codes | None, column: Col
     if column is None:
         raise TypeError(f"the split by {plan.column} needs the column")
     if isinstance(plan, ColumnSplit):
-        return read_split(column, target, groups, seed)
+        return read_split(column, target, groups, seed, stop)
     return chromosome_split(column, target, seed, plan.val, plan.test)
 
 

@@ -17,8 +17,9 @@ from heads.splitting.dealing import deal, unevenness
 if TYPE_CHECKING:
     from heads.data.features import Rows
 
-TRAIN, VAL, TEST = 0, 1, 2
-NAMES = ("train", "val", "test")
+TRAIN, VAL, TEST, STOP = 0, 1, 2, 3
+"""STOP are rows of their own that stop a fit early (`heads.splitting.stop_on`): few splits have any."""
+NAMES = ("train", "val", "test", "stop")
 SYNONYMS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "dev": VAL, "test": TEST}
 SHARES = (3, 1, 1)
 """Train, val and test of a drawn split: 60, 20 and 20 %."""
@@ -36,6 +37,11 @@ THIN = 5
 """A class with fewer rows than this in a part makes its metrics a lottery."""
 
 
+def parts_in(codes: Codes) -> tuple[int, ...]:
+    """TRAIN, VAL, TEST, and STOP where it has rows."""
+    return (TRAIN, VAL, TEST, STOP) if (codes == STOP).any() else (TRAIN, VAL, TEST)
+
+
 @dataclass(frozen=True)
 class Split:
     """Part of every row (N,), `MISSING` for rows that take no part, and what the user should know of it."""
@@ -48,6 +54,11 @@ class Split:
     def rows(self, part: int) -> Codes:
         """Positions of the rows of one part, rising."""
         return np.flatnonzero(self.codes == part)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The parts that there are: TRAIN, VAL, TEST, and STOP where it has rows."""
+        return parts_in(self.codes)
 
 
 def strata_of(target: Target) -> Codes:
@@ -113,19 +124,28 @@ def _uneven(groups: Codes | None) -> tuple[str, ...]:
     return (f"only {count} groups: the parts differ in size",) if count < sum(SHARES) else ()
 
 
-def read_split(column: Column, target: Target, groups: Codes | None, seed: int) -> Split:
+def read_split(column: Column, target: Target, groups: Codes | None, seed: int, stop: str | None = None) -> Split:
     """Use a split column of the N rows of the target; where it has no val rows, a seeded (grouped) fifth of train serves.
 
-    Raises HeadError where the column does not name train and test.
+    `stop` is a further value of the column, whose rows become STOP.
+
+    Raises HeadError where the column does not name train and test, or has no rows with that value.
     """
     codes = part_codes(column)
     notes = []
     for code, value in enumerate(column.values):
         rows = int((column.codes == code).sum())
-        if _part(value) == MISSING and rows:
+        if stop is not None and _plain(value) == _plain(stop):
+            codes[column.codes == code] = STOP
+        elif part_named(value) == MISSING and rows:
             notes.append(f"{rows:,} rows with {column.name} = {str(value)!r} take no part")
     if column.missing:
         notes.append(f"{column.missing:,} rows without a value in '{column.name}' take no part")
+    if stop is not None and not (codes == STOP).any():
+        raise HeadError(
+            f"--stop-on {stop}: no row with a label has this value in the split column '{column.name}'; it holds "
+            f"{_listed(column)}"
+        )
     if not ((codes == TRAIN).any() and (codes == TEST).any()) and (unknown := unknown_names(column)):
         raise HeadError(f"the split column '{column.name}' cannot be used: {unknown}")
     split = Split(codes, f"column '{column.name}'", tuple(notes))
@@ -136,13 +156,13 @@ def read_split(column: Column, target: Target, groups: Codes | None, seed: int) 
 
 def part_codes(column: Column) -> Codes:
     """TRAIN, VAL or TEST for each row of a split column, `MISSING` for any other value."""
-    parts = np.array([_part(value) for value in column.values] + [MISSING])
+    parts = np.array([part_named(value) for value in column.values] + [MISSING])
     return np.asarray(parts[column.codes], np.int64)
 
 
 def unknown_names(column: Column) -> str | None:
     """Say which names of a split column are not known, and which would be; None where all are known."""
-    if all(_part(value) != MISSING for value in column.values):
+    if all(part_named(value) != MISSING for value in column.values):
         return None
     return f"it holds {_listed(column)}; known are train (training), val (validation, valid, dev) and test"
 
@@ -151,8 +171,13 @@ def _listed(column: Column) -> str:
     return _some([repr(str(value)) for value in column.values])
 
 
-def _part(value: object) -> int:
-    return SYNONYMS.get(str(value).strip().lower(), MISSING)
+def part_named(value: object) -> int:
+    """TRAIN, VAL or TEST as a value of a split column names them, `MISSING` for any other value."""
+    return SYNONYMS.get(_plain(value), MISSING)
+
+
+def _plain(value: object) -> str:
+    return str(value).strip().lower()
 
 
 def draw_val(train: Rows, strata: Codes, groupings: Sequence[Codes | None], seed: int) -> tuple[Rows, tuple[str, ...]]:
@@ -249,8 +274,8 @@ def _named(column: Column, codes: Codes) -> str:
 def check_split(split: Split, target: Target) -> list[str]:
     """Say which classes are thin, and warn of a test part on which some metrics mean nothing.
 
-    Raises HeadError where a part has no rows, train lacks a class or holds one value only, or val cannot choose, since it
-    has one class only.
+    Raises HeadError where a part has no rows, train lacks a class or holds one value only, or val (or stop, where it is
+    there) cannot choose, since it has one class only.
     """
     for part in (TRAIN, VAL, TEST):
         if not (split.codes == part).any():
@@ -265,7 +290,7 @@ def check_split(split: Split, target: Target) -> list[str]:
 
 def _check_quantity(split: Split, target: Target) -> list[str]:
     notes = []
-    for part in (TRAIN, VAL, TEST):
+    for part in split.parts:
         values = target.values[split.rows(part)]
         if (values == values[0]).all():
             if part == TRAIN:
@@ -278,10 +303,10 @@ def _check_quantity(split: Split, target: Target) -> list[str]:
 
 def _check_labels(split: Split, target: Target) -> list[str]:
     notes = []
-    for part in (TRAIN, VAL, TEST):
+    for part in split.parts:
         share_L = target.values[split.rows(part)].mean(0)
         single = [name for name, share in zip(target.names, share_L, strict=True) if share in (0, 1)]
-        if single and (part == TRAIN or (part == VAL and len(single) == len(target.names))):
+        if single and (part == TRAIN or (part in (VAL, STOP) and len(single) == len(target.names))):
             raise HeadError(
                 f"the split ({split.origin}) cannot be used, {NAMES[part]} has the same value in every row for "
                 f"{_some(single)}; leave such labels out, or use another split"
@@ -295,7 +320,7 @@ def _check_classes(split: Split, target: Target) -> list[str]:
     classes = target.names
     counts = {
         part: np.bincount(np.asarray(target.values[split.rows(part)], np.int64), minlength=len(classes))
-        for part in (TRAIN, VAL, TEST)
+        for part in split.parts
     }
     table = "; ".join(f"{NAMES[part]} {_counted(classes, count)}" for part, count in counts.items())
     notes = []

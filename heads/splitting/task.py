@@ -14,7 +14,8 @@ from heads.data.labels import MISSING, Column, TaskKind, encode, read_groups, re
 from heads.data.strata import Strata, numeric_bins, parse_strata
 from heads.data.target import ClassName, Codes, Doubles, Examples, Target
 from heads.splitting.folds import Folds, ManyFolds, check_folds, make_folds, make_split, parse_plan
-from heads.splitting.splits import NAMES, TRAIN, VAL, check_split
+from heads.splitting.splits import NAMES, TRAIN, VAL, check_split, parts_in
+from heads.splitting.stop_on import VALIDATION, StopOn
 
 if TYPE_CHECKING:
     from heads.data.features import Rows
@@ -46,7 +47,7 @@ class Task:
     rows: Rows
     target: Target
     parts: Codes
-    """TRAIN, VAL or TEST; `MISSING` before the rows were split, and for rows that a fold leaves out."""
+    """TRAIN, VAL, TEST or STOP; `MISSING` before the rows were split, and for rows that a fold leaves out."""
     groups: Codes | None
     strata: Strata | None
     weights: Doubles | None
@@ -78,12 +79,19 @@ class Task:
         )
 
     def part(self, part: int) -> Codes:
-        """Positions (into `rows`) of one part: TRAIN, VAL or TEST."""
+        """Positions (into `rows`) of one part: TRAIN, VAL, TEST or STOP."""
         return np.flatnonzero(self.parts == part)
 
     def examples(self, part: int) -> Examples:
         """The rows of one part, as a head is fitted to them."""
         return Examples(self.rows, self.target, self.weights, self.groups).take(self.part(part))
+
+    def fitted_to(self, stop_on: StopOn) -> tuple[Examples, Examples, Examples | None]:
+        """The rows that train, that validate, and that stop a fit, None where the validation rows do."""
+        train, val = self.examples(TRAIN), self.examples(VAL)
+        if stop_on.part in (TRAIN, VAL):
+            return train, val, train if stop_on.part == TRAIN else None
+        return train, val, self.examples(stop_on.part)
 
     @property
     def stratum_names(self) -> list[str] | None:
@@ -133,13 +141,16 @@ def label_columns(store: Store, given: str | None) -> tuple[str, ...]:
     return (name,)
 
 
-def check_columns(store: Store, columns: Columns, others: Mapping[str, str | None]) -> None:
+def check_columns(
+    store: Store, columns: Columns, others: Mapping[str, str | None], stop_on: StopOn = VALIDATION
+) -> None:
     """Raise HeadError where the store lacks a column that is asked for, or the words of the split are no plan.
 
     `others` are columns beside those, by their options.
     """
     label_columns(store, columns.label)
-    parse_plan(columns.split or NONE, store.column_names)
+    split = _split_of(store, columns)
+    stop_on.check(parse_plan(split, store.column_names), split)
     find_column(store, columns.group, GROUP, "--group")
     for option, given in (("--strata", columns.stratum), ("--weight", columns.weight), *others.items()):
         if given is not None and given not in store.column_names:
@@ -169,8 +180,9 @@ def load_task(store: Store, columns: Columns, *, kind: TaskKind = "auto", positi
     weights = None
     if columns.weight is not None:
         weights = read_weights(store, str(find_column(store, columns.weight, "", "--weight")))[rows]
-    split = columns.split or (SPLIT if SPLIT in store.column_names else NONE)
-    used = Columns(",".join(labels), split, group or _off(columns.group), columns.stratum, columns.weight)
+    used = Columns(
+        ",".join(labels), _split_of(store, columns), group or _off(columns.group), columns.stratum, columns.weight
+    )
     return Task(
         rows,
         target.take(rows),
@@ -184,16 +196,22 @@ def load_task(store: Store, columns: Columns, *, kind: TaskKind = "auto", positi
     )
 
 
+def _split_of(store: Store, columns: Columns) -> str:
+    return columns.split or (SPLIT if SPLIT in store.column_names else NONE)
+
+
 def _off(given: str | None) -> str | None:
     return NONE if given == NONE else None
 
 
-def split_task(store: Store, task: Task, seed: int) -> tuple[Task, Folds | None]:
+def split_task(store: Store, task: Task, seed: int, stop_on: StopOn = VALIDATION) -> tuple[Task, Folds | None]:
     """Split a task by its split column or plan; of a plan of many folds the task comes back as it is, with the folds.
 
     Raises HeadError where the rows cannot be split so, or a part lacks what a head needs.
     """
-    plan = parse_plan(task.columns.split or NONE, store.column_names)
+    split = task.columns.split or NONE
+    plan = parse_plan(split, store.column_names)
+    stop_on.check(plan, split)
     name: str | None = getattr(plan, "column", None)
     column = None
     if name is not None:
@@ -203,7 +221,7 @@ def split_task(store: Store, task: Task, seed: int) -> tuple[Task, Folds | None]
         folds = make_folds(plan, task.target, task.groups, column, seed)
         notes = (*task.notes, *folds.notes, *check_folds(folds, task.target))
         return replace(task, notes=notes, origin=folds.origin), folds
-    drawn = make_split(plan, task.target, task.groups, column, seed)
+    drawn = make_split(plan, task.target, task.groups, column, seed, stop_on.column_value)
     notes = (*task.notes, *drawn.notes, *check_split(drawn, task.target))
     kept = f" (column '{task.columns.group}')" if task.groups is not None and column is None else ""
     parted = replace(task, parts=drawn.codes, notes=notes, origin=drawn.origin + kept)
@@ -231,9 +249,9 @@ def read_strata(store: Store, text: str, option: str = "--strata") -> Strata:
 def describe(task: Task) -> str:
     """One line per part: rows, and rows of each class or label, or the spread of the quantity."""
     lines = []
-    for part, name in enumerate(NAMES):
+    for part in parts_in(task.parts):
         target = task.target.take(task.part(part))
-        lines.append(f"  {name:<6}{len(target):>10,} rows  {contents(target)}")
+        lines.append(f"  {NAMES[part]:<6}{len(target):>10,} rows  {contents(target)}")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ import torch
 
 from embedcache.errors import HeadError
 from heads.data.features import Rows, RowSource, raw_blocks
-from heads.data.target import Doubles, Kind, Target
+from heads.data.target import Doubles, Examples, Kind, Target
 from heads.data.weights import ClassWeight, row_weights
 from heads.fitting import Fitted, Problem, Record, Scalar
 from heads.head import Settings
@@ -29,7 +29,7 @@ from heads.json_values import array, numbers, text, whole
 from heads.judging.metrics import better, score
 from heads.trees.binned import Binned, bin_rows, cache_folder
 from heads.trees.boosting_parameters import DATA_PARAMETERS, OBJECTIVES, Link, link_of, main_names
-from heads.trees.growth import Grown, Growth, Part, grow, link, outputs, records
+from heads.trees.growth import Bins, Grown, Growth, Part, grow, link, outputs, records
 from heads.trees.model import Trees
 
 FEWEST_FEATURES = 32
@@ -55,7 +55,7 @@ class BoostingOptions:
     rounds: int = 500
     """Trees at most, of each class, label or quantile."""
     patience: int = 50
-    """Rounds without a better metric on the validation rows after which to stop; the best round counts. 0: all rounds."""
+    """Rounds without a better metric on the rows that stop a fit, after which it does; the best round counts. 0: all."""
     class_weight: ClassWeight = "none"
     focal_gamma: float = 0.0
     """Of the focal loss; 0 is the log loss."""
@@ -172,7 +172,7 @@ def _mean_of_members(linked: list[Doubles], members: int, target: Kind) -> Doubl
 
 
 def fit(problem: Problem, options: BoostingOptions) -> Fitted:
-    """Fit every point of the grid and choose by the validation rows.
+    """Fit every point of the grid and choose by the validation rows; each stops by `Problem.stopping`.
 
     Raises HeadError where the options do not fit the target, or LightGBM does not take a parameter.
     """
@@ -180,7 +180,9 @@ def fit(problem: Problem, options: BoostingOptions) -> Fitted:
     parts, seeds = _parts(problem, options), options.seeds or (problem.seed,)
     points = list(_points(options, len(problem.train), problem.source.dim))
     growth = _growth(problem, options)
-    train, val = _bins(problem, options)
+    bins = _bins(problem, options)
+    by = "stop" if bins.stop_apart else "val"
+    val_metric, stop_metric = f"val_{select}", f"{by}_{select}"
     trials: list[Record] = []
     history: list[Record] = []
     best, best_value, chosen = 0, math.nan, list[Grown]()
@@ -191,34 +193,47 @@ def fit(problem: Problem, options: BoostingOptions) -> Fitted:
             before = (trial * len(seeds) * len(parts) + len(grown)) * options.rounds
 
             def tell(done: int, value: float, before: int = before, part: Part = part) -> None:
-                problem.progress(before + done, total, f"{part.name} round {done}, val {select} {value:.4f}".lstrip())
+                problem.progress(before + done, total, f"{part.name} round {done}, {by} {select} {value:.4f}".lstrip())
 
             parameters = {"seed": seed, **point, **growth.parameters}
-            grown.append(grow(part, replace(growth, parameters=parameters), train, val, tell))
-            history += records(trial, part, grown[-1].scores, select)
-        outputs_val = _mean_of_members([one.val for one in grown], len(seeds), target.kind)
-        value = score(problem.val.target, outputs_val, select, options.quantiles)
+            grown.append(grow(part, replace(growth, parameters=parameters), bins, tell))
+            history += records(trial, part, grown[-1], val_metric, stop_metric)
+        # where the validation rows stop, the second is the first once more
+        said = (
+            (val_metric, problem.val, [one.val for one in grown]),
+            (stop_metric, problem.stopping, [one.stop for one in grown]),
+        )
+        values = {
+            metric: score(rows.target, _mean_of_members(of_rows, len(seeds), target.kind), select, options.quantiles)
+            for metric, rows, of_rows in said
+        }
         rounds = sum(one.trees.rounds for one in grown) / len(grown)
-        trials.append({**point, **main_names(options.extra), "rounds": rounds, f"val_{select}": value})
-        if trial == 0 or better(select, value, best_value):
-            best, best_value, chosen = trial, value, grown
+        trials.append({**point, **main_names(options.extra), "rounds": rounds, **values})
+        if trial == 0 or better(select, values[val_metric], best_value):
+            best, best_value, chosen = trial, values[val_metric], grown
     trees, start = tuple(one.trees for one in chosen), tuple(one.start for one in chosen)
     model = BoostingModel(trees, start, target.kind, growth.link, len(seeds), options.quantiles)
-    notes = (*train.notes, *val.notes)
-    if any(one.at_the_end for one in chosen):
+    notes = bins.notes
+    # training rows are fitted the better the more trees there are
+    if any(one.at_the_end for one in chosen) and problem.stop is not problem.train:
         notes += (
             f"the best round of the trees was the last that --rounds {options.rounds} allows: more may do better",
         )
     return Fitted(model, tuple(trials), best, tuple(history), notes)
 
 
-def _bins(problem: Problem, options: BoostingOptions) -> tuple[Binned, Binned]:
-    """Training rows, and validation rows in the bins of these."""
+def _bins(problem: Problem, options: BoostingOptions) -> Bins:
+    """Training rows, and all others in the bins of these."""
     given = main_names(options.extra)
     shape = {"max_bin": options.max_bin} | {name: value for name, value in given.items() if name in DATA_PARAMETERS}
     problem.progress(0, 1, f"bins of {len(problem.train):,} x {problem.source.dim:,} features")
     train = bin_rows(problem.source, problem.train.rows, shape, cache=options.cache)
-    return train, bin_rows(problem.source, problem.val.rows, shape, cache=options.cache, like=train)
+
+    def binned(examples: Examples) -> Binned:
+        return bin_rows(problem.source, examples.rows, shape, cache=options.cache, like=train)
+
+    val = binned(problem.val)
+    return Bins(train, val, problem.of_stopping(train, val, binned))
 
 
 def _growth(problem: Problem, options: BoostingOptions) -> Growth:
@@ -260,7 +275,7 @@ def _points(options: BoostingOptions, rows: int, dim: int) -> Iterator[dict[str,
 
 def _parts(problem: Problem, options: BoostingOptions) -> list[Part]:
     """What each booster of one seed learns."""
-    train, val = problem.train.target, problem.val.target
+    train, val, stop = problem.train.target, problem.val.target, problem.stopping.target
     if train.kind == "regression" and options.focal_gamma:
         raise HeadError(f"--focal is a loss of classes, and {train.names[0]} is a measured quantity: leave it out")
     if train.kind != "regression" and options.quantiles:
@@ -271,12 +286,18 @@ def _parts(problem: Problem, options: BoostingOptions) -> list[Part]:
         weights = row_weights(train, options.class_weight, given)
     if train.kind == "multilabel":
         return [
-            Part(str(name), _label(train, place), _label(val, place), None if weights is None else weights[:, place])
+            Part(
+                str(name),
+                _label(train, place),
+                _label(val, place),
+                _label(stop, place),
+                None if weights is None else weights[:, place],
+            )
             for place, name in enumerate(train.names)
         ]
     if options.quantiles:
-        return [Part(f"quantile {level:g}", train, val, weights, (level,)) for level in options.quantiles]
-    return [Part("", train, val, weights)]
+        return [Part(f"quantile {level:g}", train, val, stop, weights, (level,)) for level in options.quantiles]
+    return [Part("", train, val, stop, weights)]
 
 
 def _label(target: Target, place: int) -> Target:

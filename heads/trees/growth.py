@@ -1,6 +1,6 @@
-"""One booster, grown round by round on binned features until a metric on the validation rows is no longer better.
+"""One booster, grown round by round on binned features until a metric on the rows that stop it is no longer better.
 
-Axes: n validation rows, M scores of a booster: one, or one for each class.
+Axes: n rows, M scores of a booster: one, or one for each class.
 """
 
 from __future__ import annotations
@@ -31,10 +31,37 @@ class Part:
     """Of the label or quantile; empty for all of a target."""
     train: Target
     val: Target
+    stop: Target
+    """Of the rows that stop it."""
     weights: Doubles | None
     """(N,) of the training rows."""
     quantiles: tuple[float, ...] = ()
     """The one quantile, where it is one."""
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The rows that all boosters of a fit learn from and are held against."""
+
+    train: Binned
+    val: Binned
+    stop: Binned
+    """By these a booster stops: `val`, `train`, or rows of their own."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of the binning."""
+        return (*self.train.notes, *self.val.notes, *(self.stop.notes if self.stop_alone else ()))
+
+    @property
+    def stop_alone(self) -> bool:
+        """Whether the rows that stop neither train nor validate."""
+        return self.stop is not self.train and self.stop is not self.val
+
+    @property
+    def stop_apart(self) -> bool:
+        """Whether other rows than the validation rows stop."""
+        return self.stop is not self.val
 
 
 @dataclass(frozen=True)
@@ -60,13 +87,15 @@ class Grown:
     """(M,) what its raw scores begin with, which LightGBM does not save with the trees."""
     val: Doubles
     """(n, M) what its scores stand for on the validation rows."""
-    scores: tuple[tuple[int, float], ...]
-    """Rounds, and the metric after each that it was taken after."""
+    stop: Doubles
+    """The same on the rows that stop."""
+    scores: tuple[tuple[int, float, float], ...]
+    """Rounds, and the metric on the validation rows and on those that stop after each that it was taken after."""
     at_the_end: bool
     """Whether the last round that was allowed was the best one."""
 
 
-def grow(part: Part, growth: Growth, train: Binned, val: Binned, tell: Callable[[int, float], None]) -> Grown:
+def grow(part: Part, growth: Growth, bins: Bins, tell: Callable[[int, float], None]) -> Grown:
     """Grow one booster; `tell` hears the round and the metric now and then.
 
     Raises HeadError where LightGBM does not take a parameter.
@@ -84,29 +113,41 @@ def grow(part: Part, growth: Growth, train: Binned, val: Binned, tell: Callable[
         loss, start = _focal(part, growth.focal_gamma)
         parameters["objective"] = "none"
     # with a loss of our own the weights are in its derivatives
-    _label(train, part.train, None if loss else part.weights, start if loss else None)
-    _label(val, part.val, None, start if loss else None)
+    _label(bins.train, part.train, None if loss else part.weights, start if loss else None)
+    _label(bins.val, part.val, None, start if loss else None)
+    if bins.stop_alone:
+        _label(bins.stop, part.stop, None, start if loss else None)
     stopping = EarlyStopping(growth.select, growth.patience)
-    scores: list[tuple[int, float]] = []
-    kept, last = np.empty((0, 0)), 1
+    scores: list[tuple[int, float, float]] = []
+    kept_val = kept_stop = np.empty((0, 0))
+    last = 1
 
-    def judge(values: Doubles, _: object) -> tuple[str, float, bool]:
-        nonlocal kept, last
+    def judged(binned: Binned, target: Target) -> tuple[Doubles, float]:
+        """What the scores of the booster stand for on some rows, and the metric."""
+        columns = np.empty((0, 0))
+
+        def take(values: Doubles, _: object) -> tuple[str, float, bool]:
+            nonlocal columns
+            columns = values.reshape(len(target), -1).astype(np.float64)
+            return growth.select, 0.0, True
+
+        booster.eval(binned.dataset, "rows", take)
         # the boosters of LightGBM's own objectives give what their scores stand for, those of other losses raw scores
-        columns = values.reshape(len(part.val), -1).astype(np.float64)
         columns = link(growth.link, columns) if loss else columns
-        value = score(part.val, outputs([columns], part.val.kind), growth.select, part.quantiles)
-        scores.append((done, value))
-        if stopping.update(done, value) or stopping.epoch is None:
-            kept, last = columns, max(1, booster.current_iteration())
-        return growth.select, value, True
+        return columns, score(target, outputs([columns], target.kind), growth.select, part.quantiles)
 
     try:
-        booster = lightgbm.Booster(parameters, train.dataset).add_valid(val.dataset, "val")
+        booster = lightgbm.Booster(parameters, bins.train.dataset).add_valid(bins.val.dataset, "val")
+        if bins.stop_alone:
+            booster.add_valid(bins.stop.dataset, "stop")
         for done in range(1, growth.rounds + 1):
             booster.update(fobj=loss)
             if growth.patience or done == growth.rounds:
-                booster.eval_valid(judge)
+                said, value = judged(bins.val, part.val)
+                said_stop, stop_value = judged(bins.stop, part.stop) if bins.stop_apart else (said, value)
+                scores.append((done, value, stop_value))
+                if stopping.update(done, stop_value) or stopping.epoch is None:
+                    kept_val, kept_stop, last = said, said_stop, max(1, booster.current_iteration())
             if stopping.stopped:
                 break
             if scores and done % 25 == 0:
@@ -115,7 +156,7 @@ def grow(part: Part, growth: Growth, train: Binned, val: Binned, tell: Callable[
         raise HeadError(f"LightGBM does not take these settings: {error}") from None
     trees = Trees.parse(booster.model_to_string(num_iteration=last))
     at_the_end = bool(growth.patience) and stopping.epoch == growth.rounds
-    return Grown(trees, tuple(start.tolist()), kept, tuple(scores), at_the_end)
+    return Grown(trees, tuple(start.tolist()), kept_val, kept_stop, tuple(scores), at_the_end)
 
 
 def _label(binned: Binned, target: Target, weights: Doubles | None, start: Doubles | None) -> None:
@@ -160,7 +201,10 @@ def outputs(boosters: list[Doubles], target: Kind) -> Doubles:
     return values if target == "multilabel" else rearrange(values)
 
 
-def records(trial: int, part: Part, scores: tuple[tuple[int, float], ...], select: str) -> tuple[Record, ...]:
-    """Lines of the history of a fit."""
+def records(trial: int, part: Part, grown: Grown, val: str, stop: str) -> tuple[Record, ...]:
+    """Lines of the history of a fit; `val` and `stop` name the metrics, equally where the validation rows stop."""
     named = {"part": part.name} if part.name else {}
-    return tuple({"trial": trial, "epoch": epoch, **named, f"val_{select}": value} for epoch, value in scores)
+    return tuple(
+        {"trial": trial, "epoch": epoch, **named, val: value, stop: stop_value}
+        for epoch, value, stop_value in grown.scores
+    )
