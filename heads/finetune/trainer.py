@@ -143,7 +143,10 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             if name.startswith(("val_", "stop_"))
         }
         self.log(shown)
-        text = f"epoch {epoch}, train loss {record['train_loss']:.4f}, val {self.journal.metric.upper()} {judged.value:.4f}"
+        metric = self.journal.metric.upper()
+        text = f"epoch {epoch}, train loss {record['train_loss']:.4f}, val {metric} {judged.value:.4f}"
+        if judged.stop_value is not None:
+            text += f", stop {metric} {judged.stop_value:.4f}"
         self.course.told(self.state.global_step, self.state.max_steps, text)
         return shown
 
