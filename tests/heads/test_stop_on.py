@@ -80,7 +80,11 @@ def test_a_head_that_stops_on_rows_of_its_own_is_the_one_whose_val_rows_are_thos
     assert f"stop_{select}" not in {name for line in other.history for name in line}
 
 
-@pytest.mark.parametrize(("fit", "options"), [(mlp.fit, PERCEPTRON), (boosting.fit, TREES)], ids=["mlp", "lightgbm"])
+@pytest.mark.parametrize(
+    ("fit", "options"),
+    [(mlp.fit, replace(PERCEPTRON, lr=(1e-2,))), (boosting.fit, TREES)],
+    ids=["mlp", "lightgbm"],
+)
 def test_on_noise_training_rows_never_stop_a_fit_and_validation_rows_do(fit, options):
     given = problem("binary", np.random.default_rng(0).integers(0, 2, 900), "log_loss")
     lasting = fit(replace(given, stop=given.train), options)
@@ -88,7 +92,7 @@ def test_on_noise_training_rows_never_stop_a_fit_and_validation_rows_do(fit, opt
     last = PERCEPTRON.epochs if fit is mlp.fit else TREES.rounds
     assert max(line["epoch"] for line in lasting.history) == last
     assert max(line["epoch"] for line in brief.history) < last
-    assert lasting.chosen["stop_log_loss"] < 0.3 < np.log(2) < lasting.chosen["val_log_loss"], (
+    assert lasting.chosen["stop_log_loss"] < 0.4 < np.log(2) < lasting.chosen["val_log_loss"], (
         "it learned noise by heart"
     )
     assert not any("may do better" in note for note in lasting.notes), "more rounds only fit the training rows better"
