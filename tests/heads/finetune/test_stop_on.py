@@ -64,6 +64,14 @@ def test_frozen_stops_on_training_rows_as_heads_train_does(ground):
         assert own["val_auprc"] == pytest.approx(other["val_auprc"], abs=1e-2)
 
 
+def test_folds_stop_on_training_rows(ground):
+    options = ("--mode", "frozen", "--epochs", "2", "--split", "kfold:2", "--stop-on", "train")
+    run(ground, "finetune", *QUICK, *options, "--output", "folds-train")
+    found = metrics(ground / "folds-train")
+    assert found["stop_on"] == "train"
+    assert {line["fold"] for line in found["history"] if "stop_auprc" in line} == {"fold 1", "fold 2"}
+
+
 def test_a_journal_that_is_read_again_stops_where_it_stopped(tmp_path):
     journal = Journal("auprc", 2)
     for epoch, (val, stop) in enumerate([(0.1, 0.5), (0.2, 0.4), (0.3, 0.3)], 1):
