@@ -103,8 +103,8 @@ def reading_lines(found: dict[str, Any]) -> list[Line]:
     return [
         Line("reading 1,024 random rows / numpy memmap", ways["random"]["embedcache"]["times_memmap"], 0.7),
         Line("reading a block-shuffled epoch / numpy memmap", ways["epoch"]["embedcache"]["times_memmap"], 0.9),
-        Line("1,024 random rows of a merge / memmap of the copy", ways["random"]["merged"]["times_memmap"], 0.5),
-        Line("a block-shuffled epoch of a merge / memmap of the copy", ways["epoch"]["merged"]["times_memmap"], 0.7),
+        Line("1,024 random rows of a merge / memmap of the copy", ways["random"]["merged"]["times_memmap"], 0.7),
+        Line("a block-shuffled epoch of a merge / memmap of the copy", ways["epoch"]["merged"]["times_memmap"], 0.9),
         Line("reading all rows / numpy memmap", ways["scan"]["embedcache"]["times_memmap"], 0.7),
         Line(
             "reading 1,024 random rows / zarr-python",

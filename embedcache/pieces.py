@@ -65,6 +65,11 @@ class PiecedRows(RowArray):
         ]
         return Units.of(found) if len(found) == len(self._pieces) else None
 
+    @cached_property
+    def _side_by_side(self) -> list[Piece]:
+        """The pieces from left to right."""
+        return sorted((piece for _, piece in self._pieces), key=lambda piece: piece.left)
+
     def _is_whole(self, piece: Piece) -> bool:
         return (piece.start, piece.stop) == (0, len(self))
 
@@ -73,7 +78,7 @@ class PiecedRows(RowArray):
         rows = np.asarray(indices, np.int64)
         out = np.empty((len(rows), self.shape[1]), self.dtype) if out is None else out
         units = self._units
-        if units is not None and len(rows) and out.flags.c_contiguous and not _follow(rows):
+        if units is not None and len(rows) and out.flags.c_contiguous:
             self._take_units(units, rows, out)
             return out
         for part, piece in self._pieces:
@@ -91,10 +96,9 @@ class PiecedRows(RowArray):
         return out
 
     def _take_units(self, units: Units, rows: Rows, out: NDArray[np.generic]) -> None:
-        pieces = sorted((piece for _, piece in self._pieces), key=lambda piece: piece.left)
-        theirs = [piece.of(rows) for piece in pieces]
+        theirs = [piece.of(rows) for piece in self._side_by_side]
         units.take([np.maximum(found, 0) for found in theirs], out)
-        for piece, found in zip(pieces, theirs, strict=True):
+        for piece, found in zip(self._side_by_side, theirs, strict=True):
             if piece.index is not None and (absent := found == ABSENT).any():
                 out[absent, piece.left : piece.right] = 0
 

@@ -83,6 +83,13 @@ def test_the_mapped_view_is_read_only_and_copies_nothing(tmp_path: Path) -> None
         view[0, 0] = 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="one map of all shards is for Linux")
+def test_one_map_begins_where_linux_can_map_huge_pages(store: Store) -> None:
+    embeddings = store.embeddings
+    if isinstance(embeddings, np.ndarray):
+        assert embeddings.__array_interface__["data"][0] % (2 << 20) == 0
+
+
 def test_zarr_reads_the_same_and_lists_no_unknown_files(store: Store, values: np.ndarray) -> None:
     group = zarr.open_group(str(store.path), mode="r")
     assert [name for name, _ in group.members()] == ["embeddings"]

@@ -121,8 +121,9 @@ class Workshop:
     def _inputs(self, trunk: TrainableTrunk | None, memory: int) -> InputSource:
         setting, task = self.setting, self.task
         if trunk is None:
+            drawn = torch.float32 if self.regime.mixup.active else self.products.head
             return FeatureInputs(
-                StandardisedRows(setting.store, task.rows, self.standardisation, self.device, memory_bytes=memory)
+                StandardisedRows(setting.store, task.rows, self.standardisation, self.device, memory, drawn)
             )
         material, mask = setting.material, Mask.of(self._encoder, setting.options.mask)
         letters, states = material.letters, material.states(trunk.first)

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from embedcache.encoders.linear import product_type
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
 from heads.data.features import Standardisation
@@ -115,9 +116,12 @@ def prepare(problem: Problem, options: MLPOptions, start: MLPModel | None) -> tu
         scale, shift = start.scale or 1.0, start.shift
     table = class_weights(train.target, options.class_weight)
     mean_weight = float(weights_of(train.target, table, train.weights).mean())
+    mixup = Mixup(options.mixup_alpha, options.mixup_probability)
+    product = product_type(torch.bfloat16, problem.device)
+    drawn = torch.float32 if mixup.active else product  # what is mixed is rounded after that
 
     def part(examples: Examples, memory_bytes: int) -> Part:
-        rows = StandardisedRows(problem.source, examples.rows, standardisation, problem.device, memory_bytes)
+        rows = StandardisedRows(problem.source, examples.rows, standardisation, problem.device, memory_bytes, drawn)
         values = examples.target.values
         if kind == "regression":
             values = (values.astype(np.float64) - shift) / scale
@@ -139,7 +143,7 @@ def prepare(problem: Problem, options: MLPOptions, start: MLPModel | None) -> tu
         problem.of_stopping(training, validating, lambda examples: part(examples, left)),
         loss,
         EpochSampler(train, options.sampler),
-        Mixup(options.mixup_alpha, options.mixup_probability),
+        mixup,
         problem.select,
         scale,
         shift,
@@ -150,6 +154,7 @@ def prepare(problem: Problem, options: MLPOptions, start: MLPModel | None) -> tu
         options.patience,
         options.freeze == "hidden",
         options.layer_lr_decay,
+        product,
     )
     return regime, standardisation
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from embedcache.encoders.linear import product_type
 from embedcache.errors import HeadError
 from heads.data.features import Rows
 from heads.data.sampling import EpochSampler
@@ -86,6 +85,8 @@ class Regime:
     frozen: bool
     """Whether only the output layer learns."""
     layer_lr_decay: float
+    product: torch.dtype
+    """What a layer multiplies in."""
 
     @property
     def steps(self) -> int:
@@ -149,7 +150,6 @@ class Stack:
         self._randoms = [np.random.default_rng(order) for order, _ in streams]
         generators = [torch.Generator(device).manual_seed(int(drop.generate_state(1)[0])) for _, drop in streams]
         self._dropout = Dropout([setting.dropout for setting in settings], generators)
-        self._product = product_type(torch.bfloat16, device)
         self._optimizer = self._make_optimizer()
         self._share = 0.0
         self._stops = [EarlyStopping(regime.select, regime.patience) for _ in settings]
@@ -302,7 +302,7 @@ class Stack:
         return self.regime.train.rows.device
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._product == torch.bfloat16)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.regime.product == torch.bfloat16)
 
 
 def rescaling(scores_n: torch.Tensor, truth_n: torch.Tensor, scale: float, shift: float) -> tuple[float, float]:

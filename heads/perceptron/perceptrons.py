@@ -15,7 +15,11 @@ from torch.nn import functional as F
 
 
 class Dropout:
-    """Dropout with a rate and a random stream for each head, so that a head drops the same alone and among others."""
+    """Dropout with a rate and a random stream for each head, so that a head drops the same alone and among others.
+
+    Each value is dropped by 16 random bits, four values by one draw of the generator: on a CPU drawing takes longer than
+    the products of a narrow layer. Rates are rounded to 1/65536.
+    """
 
     def __init__(self, rates: Sequence[float], generators: Sequence[torch.Generator]) -> None:
         self.rates = rates
@@ -26,8 +30,16 @@ class Dropout:
             return hidden_Hnd
         factors_Hnd = torch.empty_like(hidden_Hnd)
         for factors_nd, rate, generator in zip(factors_Hnd, self.rates, self.generators, strict=True):
-            factors_nd.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+            factors_nd.copy_(_kept(factors_nd, rate, generator)).div_(1 - rate)
         return hidden_Hnd * factors_Hnd
+
+
+def _kept(values_nd: torch.Tensor, rate: float, generator: torch.Generator) -> torch.Tensor:
+    """Which of the values stay, (n, d)."""
+    draws = torch.empty(-(-values_nd.numel() // 4), dtype=torch.int64, device=values_nd.device)
+    draws.random_(-(2**63), None, generator=generator)
+    bits_nd = draws.view(torch.int16)[: values_nd.numel()].view(values_nd.shape)
+    return bits_nd >= min(round(rate * 2**16), 2**16 - 1) - 2**15
 
 
 class Perceptrons(nn.Module):

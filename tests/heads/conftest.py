@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from tests.heads.program import run
 from tests.heads.stores import ROWS, planted, write_store
+
+
+@pytest.fixture
+def exact_products(monkeypatch):
+    """Perceptrons multiply in float32, also on a processor that is faster in bfloat16."""
+    monkeypatch.setattr("heads.perceptron.mlp.product_type", lambda dtype, device: torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from heads.data.features import ArrayRows
 from heads.data.target import Target
 from heads.judging.metrics import score
 from heads.linear.logistic import LogisticHead
-from heads.perceptron import mlp_training
+from heads.perceptron import mlp
 from heads.perceptron.mlp import MLPModel, fit
 from heads.perceptron.perceptrons import Dropout
 from tests.heads.problems import DIM, ROWS, SMALL, TRAIN, features, learned, of_a_quantity, of_classes, outputs, problem
@@ -87,11 +87,13 @@ def test_a_head_is_the_same_alone_and_in_a_stack():
     np.testing.assert_allclose(outputs(alone, given), outputs(three, given), atol=1e-4)
 
 
-def test_products_in_bfloat16_give_about_the_same_head(monkeypatch):
-    given = of_classes()
-    plain = fit(given, replace(SMALL, dropout=(0.0,)))
-    monkeypatch.setattr(mlp_training, "product_type", lambda dtype, device: dtype)
-    rounded = fit(given, replace(SMALL, dropout=(0.0,)))
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+@pytest.mark.usefixtures("exact_products")
+def test_products_in_bfloat16_give_about_the_same_head(mixup, monkeypatch):
+    given, options = of_classes(), replace(SMALL, dropout=(0.0,), mixup_alpha=mixup)
+    plain = fit(given, options)
+    monkeypatch.setattr(mlp, "product_type", lambda dtype, device: torch.bfloat16)
+    rounded = fit(given, options)
     assert 0 < np.abs(outputs(plain, given) - outputs(rounded, given)).max() < 0.05
     assert rounded.head.perceptron.weights[0].dtype == torch.float32
 
@@ -103,6 +105,7 @@ def test_the_same_seed_gives_the_same_head_and_another_seed_another():
     assert (first != other).any()
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_a_step_is_that_of_a_plain_torch_loop():
     """One epoch at a constant rate beside nn.Linear, BCEWithLogitsLoss and AdamW on the same batches."""
     given = of_classes()
@@ -200,6 +203,12 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
     assert (dropped[0] == 1).all()
     assert float((dropped[1] == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
     assert float(dropped[1].mean()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("rate", [1e-5, 0.5, 0.999999])
+def test_dropout_has_a_rate_close_to_any_that_is_possible(rate):
+    dropped = Dropout([rate], [torch.Generator().manual_seed(0)])(torch.ones(1, 1001, 999))
+    assert float((dropped == 0).float().mean()) == pytest.approx(rate, abs=0.002)
 
 
 def test_a_saved_head_says_the_same_and_keeps_its_form(tmp_path):

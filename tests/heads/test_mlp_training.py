@@ -29,6 +29,7 @@ def test_rare_positives_start_from_their_share():
     assert float(fit(given, replace(still, sampler="class")).head.perceptron.biases[-1]) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_the_best_epoch_is_kept_and_a_fit_stops_after_its_patience():
     given = of_classes(select="auroc")
     options = replace(SMALL, hidden=(64,), lr=(3e-2,), schedule="constant", epochs=40, patience=3, seeds=(0, 1))
