@@ -92,7 +92,7 @@ def test_the_features_of_a_run_are_those_of_its_encoder(ground, tuned):
 
 @pytest.mark.slow
 def test_full_fine_tuning_learns_a_word_that_frozen_features_cannot_tell(words):
-    for mode, options in (("frozen", ["--epochs", "20", "--batch", "32"]), ("full", ["--epochs", "5", "--lr", "3e-3"])):
+    for mode, options in (("frozen", ["--epochs", "20", "--batch", "32"]), ("full", ["--epochs", "7", "--lr", "3e-3"])):
         shared = [
             "--features",
             "words.zarr",
