@@ -183,11 +183,11 @@ def _finetune(**given: Any) -> None:
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
     if done.folds:
         click.echo(f"of one fold each: {', '.join(folder.name for folder in runs)}")
+    averaged = "   # the mean of all folds" if done.folds else ""
+    click.echo(f"next: heads predict {done.outdir} --input FILE -o predictions.parquet{averaged}")
     if given["mode"] != "frozen":
         pool = " --pool none" if given["per_position"] else ""
-        click.echo(f"next: embedcache extract --model {one}{pool} --input FILE --output STORE")
-    averaged = "   # the mean of all folds" if done.folds else ""
-    click.echo(f"      heads predict {done.outdir} --input FILE -o predictions.parquet{averaged}")
+        click.echo(f"      embedcache extract --model {one}{pool} --input FILE --output STORE")
 
 
 def _source(given: dict[str, Any]) -> Path | InputOptions:
