@@ -176,3 +176,19 @@ def test_what_cannot_be_is_refused_with_a_way_out(proteins):
     ):
         found = refused(proteins, "finetune", "--features", "t.zarr", *options)
         assert re.search(sentence, found), found
+
+
+def test_folds_of_letters_keep_records_whole_and_are_averaged(proteins):
+    options = ("--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "8", "--split", "kfold:2")
+    run(proteins, "finetune", "--features", "t.zarr", *QUICK, *options, "--output", "halves")
+    table = pq.read_table(proteins / "halves" / "predictions.parquet")
+    folds = {}
+    for name, split in zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True):
+        folds.setdefault(name.partition(":")[0], set()).add(split)
+    assert len(folds) == ROWS
+    assert set(map(len, folds.values())) == {1}
+    found = []
+    for name in ("halves", "halves/fold-1", "halves/fold-2"):
+        run(proteins, "predict", name, "--input", "p.tsv", "-o", "said.parquet")
+        found.append(list(probabilities(proteins / "said.parquet").values()))
+    np.testing.assert_allclose(found[0], np.mean(found[1:], axis=0), atol=1e-6)
