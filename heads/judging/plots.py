@@ -108,12 +108,17 @@ def _calibration(positive: npt.NDArray[np.bool_], score: Doubles) -> tuple[Doubl
 
 def _axes() -> tuple[Figure, Axes]:
     # the figure alone, without pyplot: no window system, no global state
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(4.6, 3.8), dpi=120, layout="constrained")
     return figure, figure.subplots()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # savefig gives the same picture, and draws it twice
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).print_png(path)
 
 
 def _draw(
@@ -140,7 +145,7 @@ def _draw(
     axes.set(xlabel=across, ylabel=up)
     if curves:
         axes.legend(frameon=False, fontsize=8, title=legend, title_fontsize=8)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _draw_confusion(path: Path, target: Target, predictions: Codes) -> None:
@@ -161,7 +166,7 @@ def _draw_confusion(path: Path, target: Target, predictions: Codes) -> None:
     axes.set_yticks(range(classes), names, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(f"Confusion (test split, {len(target):,} rows; share of the true class)", fontsize=9)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _draw_scatter(path: Path, true: npt.NDArray[np.generic], predicted: npt.NDArray[np.generic]) -> None:
@@ -173,4 +178,4 @@ def _draw_scatter(path: Path, true: npt.NDArray[np.generic], predicted: npt.NDAr
     of = "" if len(shown) == len(true) else f", {len(shown):,} of them drawn"
     axes.set_title(f"Predicted and true (test split, {len(true):,} rows{of})", fontsize=9)
     axes.set(xlabel="true", ylabel="predicted")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
