@@ -179,7 +179,7 @@ def verify(
     With --recompute it also encodes random rows again from the sequences that the store keeps. Exit code 2 if anything
     is wrong.
     """
-    from embedcache.verify import check_files, recompute_rows
+    from embedcache.verify import check_files
 
     problems = check_files(store)
     for problem in problems:
@@ -188,6 +188,8 @@ def verify(
         context.exit(2)
     click.echo(f"{store}: sizes, checksums and values are as recorded")
     if recompute:
+        from embedcache.recompute import recompute_rows
+
         result = recompute_rows(
             store, recompute, model=model, device=device, seed=seed, trust_remote_code=trust_remote_code
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedcache.alphabet import Letters, normalise
-from embedcache.encoders.encoder import Encoder
-from embedcache.encoders.readout import Readout, ReadoutBlock
 from embedcache.errors import InputError
 from embedcache.fingerprint import fingerprint
 from embedcache.keys import KeyForm
@@ -19,6 +18,10 @@ from embedcache.layout import CHUNK_ROWS, TOKEN_UNIT
 from embedcache.positions import first_without, read_positions
 from embedcache.records import ID, Source
 from embedcache.views import WHOLE, Scope, Stretches
+
+if TYPE_CHECKING:
+    from embedcache.encoders.encoder import Encoder
+    from embedcache.encoders.readout import Readout, ReadoutBlock
 
 
 @dataclass(frozen=True)

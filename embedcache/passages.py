@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from embedcache.alphabet import Letters
-from embedcache.encoders.encoder import Budget
 from embedcache.encoding import Encoding
 from embedcache.packing import truncate
 from embedcache.tokens import Tokens
+
+if TYPE_CHECKING:
+    from embedcache.encoders.encoder import Budget
 
 Done = Callable[[int, int], None]
 """Called after each batch with the tokens and the passages it had."""

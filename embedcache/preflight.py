@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +19,6 @@ from embedcache import __version__
 from embedcache.alphabet import Letters, normalise
 from embedcache.commit import StoreWriter, create_store, remove_store
 from embedcache.counted import counted, counted_of
-from embedcache.encoders.encoder import Encoder
-from embedcache.encoders.readout import ReadoutBlock
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError, StoreError
 from embedcache.fingerprint import fingerprint
@@ -44,6 +42,10 @@ from embedcache.store import (
 )
 from embedcache.transforms.remade import Remade
 from embedcache.views import AVERAGE, CANONICAL, CENTER, GIVEN, MIDDLE, Scope, View
+
+if TYPE_CHECKING:
+    from embedcache.encoders.encoder import Encoder
+    from embedcache.encoders.readout import ReadoutBlock
 
 OVERLONG = ("window", "truncate", "skip", "error")
 _SHARD_SECONDS, _SHARD_BYTES, _SHARD_LETTERS = 300.0, 70e6, 128e6

@@ -20,9 +20,9 @@ from embedcache.estimate import estimate
 from embedcache.fingerprint import fingerprint
 from embedcache.preflight import Options
 from embedcache.rawfeatures import RawFeatures, encoder_record
+from embedcache.recompute import recompute_rows
 from embedcache.sources import open_source
 from embedcache.store import Block
-from embedcache.verify import recompute_rows
 from embedcache.views import View, views_of
 from tests.encoders.golden import golden_folder
 from tests.letter_encoder import LetterEncoder
