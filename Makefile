@@ -28,8 +28,10 @@ demo: setup
 	$(BIN)/heads train --features $(DEMO)/reads-$(subst :,,$(notdir $(MODEL))).zarr \
 	  --output $(DEMO)/run-$(subst :,,$(notdir $(MODEL))) --overwrite
 
+# Each of the two workers takes one half in order, so that what a folder's tests share is made once; then the rest of the
+# other's. The slowest tests are named at the end.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 # What meets checkpoints, tokenizers, the hub and files, with the oldest libraries that setup.cfg promises.
 test-oldest: .venv-oldest/.installed

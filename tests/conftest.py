@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: leave it out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def shared_folder(name: str) -> Path:
