@@ -20,8 +20,8 @@ from embedcache.errors import InputError
 from embedcache.layout import StorePaths
 from embedcache.preflight import Options
 from tests.letter_encoder import LetterEncoder
+from tests.processes import command
 from tests.stores import random_reads, run_extract, write_fasta
-from tests.test_extract import command
 from tests.test_reuse import tree
 
 SHARDS = Options(shard_rows=1024)

@@ -6,8 +6,6 @@ import gzip
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,10 @@ from cli.embedcache import cli
 from embedcache import open_store
 from tests.encoders.golden import golden_folder
 from tests.encoders.hub_server import COMMIT, HubServer
+from tests.processes import MAIN, command, run_program, run_python
 from tests.stores import random_reads, write_fasta
-from tests.test_extract import command
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def invoke(*arguments: object) -> Result:
@@ -29,9 +29,9 @@ def invoke(*arguments: object) -> Result:
 
 def test_contigs_with_labels_become_a_store(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "pprmeta_example"
-    done = command(
-        "extract", "--model", "kmer:4", "--input", folder / "sequences.fa.gz", "--metadata", folder / "labels.tsv",
-        "--output", tmp_path / "p.zarr", check=True,
+    done = run_python(
+        MAIN, "extract", "--model", "kmer:4", "--input", folder / "sequences.fa.gz", "--metadata", folder / "labels.tsv",
+        "--output", tmp_path / "p.zarr",
     )  # fmt: skip
     assert "300 records" in done.stderr
     assert "rows/s" in done.stderr
@@ -51,9 +51,7 @@ def test_contigs_with_labels_become_a_store(shared_data: Path, tmp_path: Path) -
 
 def trained(store: Path, run: Path, *options: str) -> dict[str, Any]:
     """Run `heads train` in a process of its own and read its metrics."""
-    words = [sys.executable, "-c", "from cli.heads import main; main()", "train", "--features", store, "--output", run]
-    done = subprocess.run([*map(str, words), *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_program("heads", "train", "--features", store, "--output", run, *options, check=True)
     pictures = {"pr.png", "roc.png", "calibration.png", "confusion.png"}
     assert {file.name for file in (run / "plots").iterdir()} == pictures
     found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
@@ -99,17 +97,8 @@ def test_several_inputs_with_columns_follow_one_another(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_read(tmp_path: Path) -> None:
-    command(
-        "extract",
-        "--model",
-        "kmer:2",
-        "--input",
-        "-",
-        "--output",
-        tmp_path / "s.zarr",
-        check=True,
-        input=">a\nACGT\n>b\nGG\n",
-    )
+    words = ("extract", "--model", "kmer:2", "--input", "-", "--output", tmp_path / "s.zarr")
+    assert run_python(MAIN, *words, text=">a\nACGT\n>b\nGG\n").returncode == 0
     assert open_store(tmp_path / "s.zarr").ids.tolist() == ["a", "b"]
 
 
@@ -143,14 +132,13 @@ def test_bad_input_is_one_sentence_with_exit_code_2(tmp_path: Path, arguments: l
 
 
 def test_a_fault_of_ours_is_one_sentence_with_exit_code_1_and_a_log(tmp_path: Path) -> None:
-    code = (
-        "import embedcache.sources, cli.embedcache\n"
+    broken = (
+        "import embedcache.sources\n"
         "def broken(*a, **k): raise ZeroDivisionError('division by zero')\n"
         "embedcache.sources.open_records = broken\n"
-        "cli.embedcache.main()"
     )
-    words = [sys.executable, "-c", code, "extract", "--model", "kmer:2", "--input", "x", "--output", tmp_path / "s"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    words = ("extract", "--model", "kmer:2", "--input", "x", "--output", tmp_path / "s")
+    done = command(*words, before=broken)
     assert done.returncode == 1
     assert "unexpected ZeroDivisionError" in done.stderr
     assert "Traceback" not in done.stderr
@@ -187,7 +175,34 @@ def test_help_imports_neither_torch_nor_numpy() -> None:
         "except SystemExit: pass\n"
         "sys.exit(bool({'torch', 'numpy', 'pyarrow', 'transformers'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert run_python(code).returncode == 0
+
+
+def test_commands_that_encode_nothing_do_not_import_torch(tmp_path: Path) -> None:
+    for name, first in (("a", 0), ("b", 9)):
+        write_fasta(tmp_path / f"{name}.fa", random_reads(9, seed=first), first)
+        invoke(
+            "extract", "--model", "kmer:2", "--input", tmp_path / f"{name}.fa", "--output", tmp_path / f"{name}.zarr"
+        )
+    commands = [
+        ["verify", "a.zarr"],
+        ["head", "a.zarr"],
+        ["info", "a.zarr"],
+        ["cache", "list", "."],
+        ["concat", "a.zarr", "b.zarr", "--output", "both.zarr"],
+        ["select", "both.zarr", "--where", "length > 0", "--output", "some.zarr"],
+        ["export", "a.zarr", "--to", "parquet", "--output", "a.parquet"],
+        ["import", "a.parquet", "--output", "again.zarr"],
+    ]
+    code = (
+        "import json, sys\n"
+        "from cli.embedcache import cli\n"
+        "for words in json.loads(sys.argv[1]): cli(words, standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = run_python(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}", json.dumps(commands), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(open_store(tmp_path / "again.zarr")) == 9
 
 
 def test_a_hub_model_is_downloaded_once_and_used_offline_afterwards(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from embedcache.store import Store
 from embedcache.verify import check_files
 from tests.heads.program import run as run_heads
 from tests.letter_encoder import LetterEncoder
+from tests.processes import command
 from tests.stores import make_store, random_reads, run_extract, store_bytes, write_fasta
-from tests.test_extract import command
 from tests.test_recovery import Killed, killed_before
 
 ZSTD = Options(shard_rows=1024, compress="zstd")

@@ -28,8 +28,8 @@ from embedcache.sources import open_source
 from embedcache.survey import SAMPLE, survey
 from tests.encoders.golden import golden_folder
 from tests.encoders.hub_server import HubServer
+from tests.processes import command
 from tests.stores import random_reads, run_extract, write_fasta
-from tests.test_extract import command
 
 
 def estimated(model: object, *inputs: object, options: Options | None = None, **settings: object) -> Estimate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,19 +18,8 @@ from embedcache.preflight import Options
 from embedcache.status import store_status
 from embedcache.store import StorePaths
 from embedcache.throughput import read_throughput
+from tests.processes import command, start
 from tests.stores import make_store, peak_of_extract, random_reads, run_extract, store_bytes, write_fasta
-
-PROGRAM = [sys.executable, "-c", "from cli.embedcache import main; main()"]
-
-
-def command(*arguments: object, check: bool = False, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user would."""
-    words = [*PROGRAM, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, check=check, **settings)  # type: ignore[call-overload,no-any-return]
-
-
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([*PROGRAM, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_row_i_is_record_i(tmp_path: Path) -> None:
@@ -273,13 +261,7 @@ def test_a_disk_that_fills_up_keeps_what_is_done_and_the_same_command_goes_on(tm
         2048,
     )
     # A limit on the size of a file answers as a full disk does: the second shard is small enough, the first is not.
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000)); "
-        "from cli.embedcache import main; main()"
-    )
-    full = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    full = command(*arguments, before="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))")
     assert full.returncode == 2
     assert "no space left" in full.stderr
     assert full.stderr.count("\n") == full.stderr.count("\n", 0, full.stderr.index("error:")) + 1

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,8 +26,8 @@ from embedcache.store import read_attributes
 from embedcache.throughput import Throughput
 from embedcache.verify import check_files
 from tests.letter_encoder import LetterEncoder
+from tests.processes import MAIN, SERVER, command, start, start_python
 from tests.stores import make_store, peak_of_extract, random_reads, run_extract, store_bytes, write_fasta
-from tests.test_extract import command, start
 
 
 class Killed(BaseException):
@@ -182,8 +180,9 @@ def test_a_file_system_without_locks_is_told_and_not_taken_for_another_process(
 
 
 def test_left_overs_of_dead_processes_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
-        gone.wait()
+    gone = SERVER.Process(target=int)
+    gone.start()
+    gone.join()
     for owner in (gone.pid, os.getpid()):
         (tmp_path / f"s.zarr.removing-{owner}").mkdir()
     sweep_leftovers(tmp_path / "s.zarr")
@@ -218,13 +217,15 @@ def test_long_contigs_do_not_take_eight_bytes_a_letter(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_while_the_model_loads_is_one_sentence(tmp_path: Path) -> None:
     fasta = write_fasta(tmp_path / "p.fa", ["MKTAYIAKQR"])
-    for wait in (0.0, 1.0, 2.0):
-        output = tmp_path / f"{wait}.zarr"
-        process = start("extract", "--model", "esm2-150m", "--random-weights", "--input", fasta, "--output", output)
-        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
-            time.sleep(0.05)
+    words = ("extract", "--model", "esm2-150m", "--random-weights", "--input", fasta, "--output")
+    importing = start_python(MAIN, *words, tmp_path / "importing.zarr")
+    while "libtorch" not in Path(f"/proc/{importing.pid}/maps").read_text():
+        time.sleep(0.01)
+    loading = [start(*words, tmp_path / f"{wait}.zarr") for wait in (0.2, 0.8)]
+    for process, wait in ((importing, 0.0), *zip(loading, (0.2, 0.6), strict=True)):
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
+    for process in (importing, *loading):
         _, said = process.communicate()
         assert process.returncode in (0, 2)
         assert "Traceback" not in said
@@ -356,11 +357,9 @@ def test_killed_processes_that_share_files_resume_to_the_same_bytes(tmp_path: Pa
     fasta, store = write_fasta(tmp_path / "r.fa", reads), tmp_path / "s.zarr"
     tokens_of(tmp_path / "once.zarr", fasta)
     tokens_of(store, write_fasta(tmp_path / "head.fa", reads[:5]))
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.test_recovery"])
     ends = []
     for _ in range(8):
-        both = [server.Process(target=extract_or_stop, args=(store, fasta)) for _ in range(2)]
+        both = [SERVER.Process(target=extract_or_stop, args=(store, fasta)) for _ in range(2)]
         for process in both:
             process.start()
         done = len(list(store.glob("embeddings/commit/*.json")))

@@ -26,8 +26,8 @@ from embedcache.throughput import Throughput
 from embedcache.verify import check_files
 from embedcache.views import CANONICAL, Scope
 from tests.letter_encoder import LetterEncoder
+from tests.processes import command
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta
-from tests.test_extract import command
 from tests.test_recovery import Killed, killed_before
 
 SHARDS = Options(shard_rows=1024)

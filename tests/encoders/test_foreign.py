@@ -24,11 +24,11 @@ from embedcache.encoders.foreigntokenizer import special_tokens
 from embedcache.errors import InputError, ModelError
 from tests.conftest import shared_folder
 from tests.encoders.hub_server import COMMIT, HubServer, sha256
+from tests.processes import run_program
 
 AMINO_ACIDS, BASES = "ACDEFGHIKLMNPQRSTVWY", "ACGTN"
 PROTEINS = ["MKTAYIAKQR", "M", "MKTAYIAKQRQISFVK", "GVSERTIDPK", "MKTAYIAKQK"]
 READS = ["ACGTACGT", "G", "ACGTNACGTTAG", "TTTTACGT", "ACGTACGA"]
-PROGRAM = [sys.executable, "-c", "from cli.embedcache import main; main()"]
 LOAD = """
 import json, sys
 from embedcache import load_encoder
@@ -407,7 +407,7 @@ def test_code_of_tokenizers_other_repositories_and_kernels_is_refused(
 def command(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the program with a cache of its own."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, env=environment)
+    return run_program("embedcache", *arguments, env=environment)
 
 
 def test_the_command_runs_code_only_when_it_is_told_to(protein: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from click.testing import CliRunner
 
 from cli.heads import heads as program
 from embedcache.errors import EmbedcacheError
+from tests.processes import run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,9 +35,6 @@ def refused(folder, *arguments) -> str:
     return str(caught.value)
 
 
-def process(*arguments, cwd, before=""):
+def process(*arguments, cwd, before="") -> subprocess.CompletedProcess[str]:
     """Run the program as a process of its own, after the statements `before`."""
-    code = f"{before}\nfrom cli.heads import main; main()"
-    words = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(cwd)}
-    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return run_program("heads", *arguments, cwd=cwd, env=os.environ | {"TMPDIR": str(cwd)}, before=before)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import lightgbm
@@ -22,6 +20,7 @@ from heads.trees.focal import FocalLoss
 from heads.trees.model import Trees
 from tests.heads.split_problem import split_problem
 from tests.heads.stores import planted
+from tests.processes import run_code
 
 X, CODES = planted(900)
 QUANTITY = X.astype(np.float64) @ np.random.default_rng(3).standard_normal(24) / 5
@@ -94,7 +93,7 @@ def test_a_head_gives_the_same_scores_in_another_process(tmp_path):
         "head = BoostingModel.load(folder, json.loads((folder / 'settings.json').read_text())); "
         "np.save(folder / 'out.npy', head(ArrayRows(np.load(folder / 'X.npy')), np.arange(900)))"
     )
-    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
+    run_code(code, tmp_path)
     assert np.array_equal(np.load(tmp_path / "out.npy"), fitted.head(problem.source, np.arange(900)))
 
 

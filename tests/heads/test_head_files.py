@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +28,8 @@ from heads.saving.saved import CARD, HeadCard, SavedHead, load, save
 from heads.steps import StepsOptions
 from heads.trees.boosting import BoostingOptions
 from tests.heads.stores import planted
+from tests.processes import run_code
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "lr": LogisticOptions(strengths=(0.1,), class_weights=("none",)),
     "mlp": MLPOptions(hidden=(8,), epochs=2),
@@ -97,7 +95,7 @@ def test_every_kind_of_head_gives_identical_scores_in_a_new_process(tmp_path, st
         "for kind in sys.argv[2:]:\n"
         "    np.save(folder / f'{kind}.npy', load(folder / kind).outputs(ArrayRows(X), np.arange(400)))"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), *OPTIONS], check=True, cwd=ROOT)
+    run_code(script, tmp_path, *OPTIONS)
     for kind, outputs in before.items():
         after = np.load(tmp_path / f"{kind}.npy")
         if torch.get_num_threads() == 1:

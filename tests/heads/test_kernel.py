@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,10 @@ from heads.data.features import ArrayRows, Design
 from heads.linear.kernel import Kernel, NoKernel, find_kernel, load_kernel
 from heads.linear.kernel_pass import CHUNK_ROWS, Columns, sweep
 from heads.linear.objective import _products
+from tests.processes import Program
 
 KERNEL = find_kernel()
 needs_compiler = pytest.mark.skipif(isinstance(KERNEL, NoKernel), reason="there is no C compiler")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def case(rows=300, dim=37, heads=5, classes=2, labels=1, dtype=np.float16, real=torch.float32, **design):
@@ -127,8 +125,8 @@ LOAD = (
 
 @needs_compiler
 def test_processes_that_compile_at_once_leave_one_library_for_each_precision(tmp_path):
-    rivals = [subprocess.Popen([sys.executable, "-c", LOAD, tmp_path], cwd=ROOT) for _ in range(2)]
-    assert [rival.wait(timeout=120) for rival in rivals] == [0, 0]
+    rivals = [Program("", (tmp_path,), before=LOAD) for _ in range(2)]
+    assert [rival.wait() for rival in rivals] == [0, 0]
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".so", ".so"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from cli.heads import heads
-from tests.heads.program import ROOT, refused, run
+from tests.heads.program import refused, run
 from tests.heads.stores import ROWS, planted, write_store
+from tests.processes import Program
 
 SMALL = {
     "lr": ["--c", "0.1,1"],
@@ -377,12 +377,10 @@ def test_a_sweep_of_quantities_chooses_by_their_own_metric(rich, tmp_path):
 def test_an_interrupted_sweep_goes_on_where_it_stopped(rich, tmp_path):
     words = ["sweep", "--features", str(rich), "--vary", "c=0.01,0.1,1", "--vary", "seed=0,1", "--bootstrap", "0"]
     words += ["--class-weight", "none", "--output", "sweep"]
-    code = [sys.executable, "-c", "from cli.heads import main; main()", *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(code, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = Program("heads", words, cwd=tmp_path)
     first = tmp_path / "sweep" / "c=0.01,seed=0" / "metrics.json"
     while not first.exists() and process.poll() is None:
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     process.communicate()
     before = first.stat().st_mtime_ns

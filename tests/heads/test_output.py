@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.heads.program import process, refused, run
+from tests.heads.program import ROOT, process, refused, run
+from tests.processes import run_python
 
 QUICK = ("--bootstrap", "0", "--c", "0.1", "--class-weight", "none")
 
@@ -55,6 +56,7 @@ def test_a_file_in_the_way_is_named(store, tmp_path, output):
     ],
 )
 def test_mistakes_are_found_before_torch_is_loaded(store, tmp_path, options, said):
-    block = "import sys; sys.modules['torch'] = None"  # an import of it would fail as our own mistake, with exit code 1
-    done = process("train", "--features", store, *options, cwd=tmp_path, before=block)
+    # an import of torch would fail as our own mistake, with exit code 1
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules['torch'] = None; from cli.heads import main; main()"
+    done = run_python(code, "train", "--features", store, *options, cwd=tmp_path)
     assert (done.returncode, said in " ".join(done.stderr.split())) == (2, True), done.stderr

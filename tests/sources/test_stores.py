@@ -16,8 +16,8 @@ from embedcache.layout import StorePaths
 from embedcache.preflight import Options
 from embedcache.sources import open_source
 from tests.letter_encoder import LetterEncoder
+from tests.processes import command
 from tests.stores import make_store, random_reads, run_extract, write_fasta
-from tests.test_extract import command
 
 TABLE = "id\tlabel\tdonor\tscore\tlength\nr1\t1\t007\t0.5\t9\nr0\t0\t012\t\t8\nr2\t0\t9\t1e-3\t7\n"
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from embedcache import load_encoder, open_store
 from embedcache.errors import ModelError
 from tests.heads.finetune.test_modes import QUICK, probabilities
 from tests.heads.program import process, run
+from tests.processes import command
 
 KINDS = ("frozen", "top", "full", "lora")
 
@@ -40,9 +39,8 @@ def test_a_run_that_was_moved_brings_its_encoder_along(ground, tuned, tmp_path):
 
 @pytest.mark.parametrize("kind", ["top", "full", "lora"])
 def test_extract_takes_a_run_as_its_encoder_and_heads_take_the_store(kind, ground, tuned, tmp_path):
-    code = "from cli.embedcache import main; main()"
-    words = ["extract", "--model", tuned[kind], "--input", ground / "reads.tsv", "--output", tmp_path / "new.zarr"]
-    subprocess.run([sys.executable, "-c", code, *map(str, words), "--quiet"], check=True)
+    words = ("extract", "--model", tuned[kind], "--input", ground / "reads.tsv", "--output", tmp_path / "new.zarr")
+    command(*words, "--quiet", check=True)
     new, own = open_store(tmp_path / "new.zarr"), open_store(tuned[kind] / "features.zarr")
     assert new.fingerprint == own.fingerprint != open_store(ground / "reads.zarr").fingerprint
     np.testing.assert_array_equal(new.read(0, len(new)), own.read(0, len(own)))
