@@ -1,5 +1,4 @@
-"""L2 logistic regression, binary, multinomial and of several labels: the grid of one training, the fitted head, and
-scikit-learn's estimator of both.
+"""L2 logistic regression, binary, multinomial and of several labels: the grid of one training, and the fitted head.
 
 Axes: N rows, n rows of a selection, D features, L labels, c classes; M columns of a fitted head: 1 for two classes, one
 for each of more classes, one for each label.
@@ -7,26 +6,19 @@ for each of more classes, one for each label.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets, is_multilabel
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
-from heads.data.features import ArrayRows, Design, Rows, RowSource, Standardisation
+from heads.data.features import Design, Rows, RowSource, Standardisation
 from heads.data.moments import eigenbasis
 from heads.data.present import check_present
-from heads.data.target import Doubles, Examples, Kind, Target
+from heads.data.target import Doubles
 from heads.data.weights import ClassWeight, class_weights, weight_text
 from heads.fitting import Fitted, Problem, Record
 from heads.head import Settings, load_tensors, save_tensors
@@ -131,7 +123,7 @@ def fit(problem: Problem, options: LogisticOptions) -> Fitted:
     Raises HeadError for a measured quantity, a class without training rows, features that are not finite, a C that is
     not above 0, and a grid without validation rows to choose by.
     """
-    fitted = _fit_points(problem, options)
+    fitted = fit_points(problem, options)
     best = 0
     for point in range(1, len(options.points)):
         if better(problem.select, fitted.found[point], fitted.found[best]):
@@ -176,7 +168,7 @@ class _Points:
         }
 
 
-def _fit_points(problem: Problem, options: LogisticOptions) -> _Points:
+def fit_points(problem: Problem, options: LogisticOptions) -> _Points:
     """Fit all points at once, or in parts where many classes or labels make them too wide for that."""
     target, points = problem.target, options.points
     _check(problem, options)
@@ -271,97 +263,3 @@ def _notes(fitted: _Points, best: int, problem: Problem) -> list[str]:
                 "(the classes may be separable)"
             )
     return notes
-
-
-class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Standardisation and L2 logistic regression as one scikit-learn classifier: two classes, more, or several labels.
-
-    Minimises what ``make_pipeline(StandardScaler(), LogisticRegression(C=C))`` minimises in float64, to a relative
-    objective gap of 1e-6, and takes float16, float32 or float64 features.
-
-    Parameters
-    ----------
-    C : inverse strength of the penalty
-    class_weight : None, "balanced", or {class: weight}; of several labels {number of the label: weight of its ones}
-    most_passes : passes over the rows before the fit gives up with a `NotConvergedWarning`
-    device : "cpu" or "cuda"
-    """
-
-    def __init__(
-        self,
-        C: float = 1.0,
-        class_weight: Literal["balanced"] | Mapping[object, float] | None = None,
-        most_passes: int = MOST_PASSES,
-        device: str = "cpu",
-    ) -> None:
-        self.C = C
-        self.class_weight = class_weight
-        self.most_passes = most_passes
-        self.device = device
-
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Self:
-        """Fit to X (N, D) and y, (N,) labels of at least two classes or (N, L) zeros and ones of L labels.
-
-        Rows count by `sample_weight` (N,), in the standardisation too, as if they were repeated.
-        """
-        values, labels = validate_data(self, X, y, dtype=[np.float32, np.float64, np.float16], multi_output=True)
-        labels = labels if is_multilabel(labels) else column_or_1d(labels, warn=True)
-        check_classification_targets(labels)
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
-            counted = weights > 0
-            values, labels, weights = values[counted], labels[counted], weights[counted]
-        rows = np.arange(len(values))
-        train = Examples(rows, self._read(labels), weights)
-        problem = Problem(
-            ArrayRows(values), train, train.take(rows[:0]), select="log_loss", device=torch.device(self.device)
-        )
-        fitted = _fit_points(problem, LogisticOptions((self.C,), (self._class_weight(),), self.most_passes))
-        self.model_ = fitted.model(0)
-        self.objective_ = float(fitted.grid.objectives.sum())
-        self.gap_ = float(fitted.grid.gaps.max())
-        self.n_iter_ = int(fitted.grid.passes.max())
-        if self.gap_ > CERTIFIED:
-            warnings.warn(
-                f"C = {self.C:g}: stopped after {self.n_iter_} passes, about {self.gap_:.0e} of the objective above its "
-                "minimum; a smaller C or a larger most_passes converges",
-                NotConvergedWarning,
-                stacklevel=2,
-            )
-        return self
-
-    def _class_weight(self) -> ClassWeight:
-        if self.class_weight is None or self.class_weight == "balanced":
-            return self.class_weight or "none"
-        return {str(name): weight for name, weight in self.class_weight.items()}
-
-    def _read(self, y: npt.NDArray[np.generic]) -> Target:
-        if y.ndim == 2:
-            self.classes_ = np.arange(y.shape[1])
-            return Target("multilabel", tuple(range(y.shape[1])), y.astype(np.int64))
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"LogisticHead needs at least two classes, the labels hold one class: {self.classes_[0]!r}"
-            )
-        kind: Kind = "binary" if len(self.classes_) == 2 else "multiclass"
-        return Target(kind, tuple(self.classes_.tolist()), codes.astype(np.int64))
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
-
-    def predict_proba(self, X: npt.ArrayLike) -> Doubles:
-        """Return the probability of each class, (n, classes), or of each label, (n, L)."""
-        check_is_fitted(self)
-        source = ArrayRows(validate_data(self, X, reset=False, dtype=[np.float32, np.float64, np.float16]))
-        return self.model_(source, np.arange(len(source)), self.device)
-
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.generic]:
-        """Return the most probable class of each row, (n,), or zeros and ones of the labels, (n, L)."""
-        probabilities = self.predict_proba(X)
-        if self.model_.multilabel:
-            return np.asarray(probabilities > 0.5, np.int64)
-        return np.asarray(self.classes_[probabilities.argmax(1)])

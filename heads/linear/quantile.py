@@ -13,7 +13,6 @@ Axes: N rows, D features, A strengths, Q quantiles, K = A Q problems, k of them 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +21,10 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
-from heads.data.features import ArrayRows, Design, Rows, RowSource
+from heads.data.features import Design, Rows, RowSource
 from heads.data.moments import Basis, eigenbasis
 from heads.data.target import Doubles
 from heads.deciding.rearrangement import rearrange
@@ -36,7 +33,6 @@ from heads.head import Settings, load_tensors, save_tensors
 from heads.judging.metrics import score
 from heads.linear.lbfgs import BatchedLBFGS
 from heads.linear.linear_map import LinearMap, linear_outputs
-from heads.linear.logistic import NotConvergedWarning
 from heads.linear.pinball import Pinball, weighted_quantiles
 from heads.linear.ridge import best_trial, check_alphas, end_of_path
 
@@ -228,67 +224,12 @@ def fit(problem: Problem, options: QuantileOptions) -> Fitted:
     )
     notes = end_of_path(options.alphas, best)
     if not path.converged[best].all():
-        notes = (*notes, f"the fit stopped after {path.passes} passes {_above(path.gaps[best].max())}")
+        notes = (*notes, f"the fit stopped after {path.passes} passes {above_minimum(path.gaps[best].max())}")
     model = QuantileModel(
         LinearMap(standardisation.on("cpu"), path.weights[best], path.intercepts[best]), options.quantiles
     )
     return Fitted(model, trials, best, notes=notes)
 
 
-def _above(gap: float) -> str:
+def above_minimum(gap: float) -> str:
     return f"up to {gap:.0e} of the objective above its minimum; a larger alpha converges sooner"
-
-
-class QuantileHead(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Standardisation and L2 quantile regression as one scikit-learn regressor of one quantile.
-
-    Takes float16, float32 or float64 features. Minimises the sum of the pinball losses and alpha/2 |w|^2 / d, where d is
-    the mean distance of y from its median, to a relative gap of 1e-4.
-
-    Parameters
-    ----------
-    quantile : between 0 and 1
-    alpha : strength of the penalty
-    most_passes : passes over the rows before the fit gives up with a `NotConvergedWarning`
-    device : "cpu" or "cuda"
-    """
-
-    def __init__(
-        self, quantile: float = 0.5, alpha: float = 1.0, most_passes: int = MOST_PASSES, device: str = "cpu"
-    ) -> None:
-        self.quantile = quantile
-        self.alpha = alpha
-        self.most_passes = most_passes
-        self.device = device
-
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Self:
-        """Fit to X (N, D) and y (N,); `sample_weight` (N,) says how much each row counts."""
-        options = QuantileOptions((self.quantile,), (self.alpha,))
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64, np.float16], y_numeric=True)
-        weights_N = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
-        source = ArrayRows(np.asarray(X))
-        rows = np.arange(len(source))
-        design = Design(source, rows, standardise(source, rows), device=self.device)
-        path = fit_path(
-            design,
-            np.asarray(y, np.float64),
-            options.quantiles,
-            options.alphas,
-            weights_N,
-            most_passes=self.most_passes,
-        )
-        standardisation = design.standardisation.on("cpu")
-        self.model_ = QuantileModel(LinearMap(standardisation, path.weights[0], path.intercepts[0]), options.quantiles)
-        self.objective_ = float(path.objectives[0, 0])
-        self.gap_ = float(path.gaps[0, 0])
-        self.n_iter_ = path.passes
-        if not path.converged.all():
-            warnings.warn(f"stopped after {path.passes} passes, {_above(self.gap_)}", NotConvergedWarning, stacklevel=2)
-        return self
-
-    def predict(self, X: npt.ArrayLike) -> Doubles:
-        """Return the quantile of each row, (n,)."""
-        check_is_fitted(self)
-        source = ArrayRows(validate_data(self, X, reset=False, dtype=[np.float32, np.float64, np.float16]))
-        outputs_n1: Doubles = self.model_(source, np.arange(len(source)), self.device)
-        return outputs_n1[:, 0]

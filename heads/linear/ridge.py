@@ -19,14 +19,11 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
-from heads.data.features import ArrayRows, Design, Rows, RowSource
+from heads.data.features import Design, Rows, RowSource
 from heads.data.gram import Spectrum, cross_products, spectrum
 from heads.data.target import Doubles
 from heads.fitting import Fitted, Problem
@@ -207,43 +204,3 @@ def end_of_path(alphas: tuple[float, ...], best: int) -> tuple[str, ...]:
         f"the best alpha, {alpha:g}, is the {'smallest' if smaller else 'largest'} that was tried: "
         f"{'smaller' if smaller else 'larger'} --alpha may do better",
     )
-
-
-class RidgeHead(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Standardisation and ridge regression as one scikit-learn regressor of one or several targets.
-
-    Minimises what ``make_pipeline(StandardScaler(), Ridge(alpha=alpha))`` minimises in float64, to a relative gap far
-    below 1e-6, and takes float16, float32 or float64 features.
-
-    Parameters
-    ----------
-    alpha : strength of the penalty
-    device : "cpu" or "cuda"
-    """
-
-    def __init__(self, alpha: float = 1.0, device: str = "cpu") -> None:
-        self.alpha = alpha
-        self.device = device
-
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Self:
-        """Fit to X (N, D) and y (N,) or (N, T); `sample_weight` (N,) says how much each row counts."""
-        check_alphas((self.alpha,))
-        dtypes = [np.float32, np.float64, np.float16]
-        X, y = validate_data(self, X, y, dtype=dtypes, multi_output=True, y_numeric=True)
-        weights_N = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
-        source = ArrayRows(np.asarray(X))
-        rows = np.arange(len(source))
-        design = Design(source, rows, standardise(source, rows), device=self.device)
-        targets_NT = np.asarray(y, np.float64).reshape(len(rows), -1)
-        path = fit_path(design, targets_NT, (self.alpha,), weights_N)
-        self.model_ = RidgeModel(LinearMap(design.standardisation.on("cpu"), path.weights[0], path.intercepts[0]))
-        self.gap_ = float(path.gaps.max())
-        self.one_target_ = np.ndim(y) == 1
-        return self
-
-    def predict(self, X: npt.ArrayLike) -> Doubles:
-        """Return (n,) or (n, T), as y was given."""
-        check_is_fitted(self)
-        source = ArrayRows(validate_data(self, X, reset=False, dtype=[np.float32, np.float64, np.float16]))
-        outputs_nT = self.model_(source, np.arange(len(source)), self.device)
-        return outputs_nT[:, 0] if self.one_target_ else outputs_nT

@@ -16,7 +16,8 @@ from heads.data.features import ArrayRows
 from heads.data.target import Examples, Target
 from heads.deciding.decisions import Decisions
 from heads.head import TENSORS
-from heads.linear.logistic import LogisticHead, LogisticOptions
+from heads.linear.linear_estimators import LogisticHead
+from heads.linear.logistic import LogisticOptions
 from heads.linear.prototype import PrototypeOptions
 from heads.linear.quantile import QuantileOptions
 from heads.linear.ridge import RidgeOptions

@@ -16,7 +16,8 @@ from embedcache.errors import HeadError
 from embedcache.search.standardising import standardise
 from heads.data.features import ArrayRows, Design
 from heads.linear.kernel import NoKernel
-from heads.linear.logistic import LogisticHead, NotConvergedWarning
+from heads.linear.linear_estimators import LogisticHead
+from heads.linear.logistic import NotConvergedWarning
 from heads.linear.logistic_grid import LogisticGrid, fit_grid
 from tests.heads.reference import minimum, objective, standardised
 from tests.heads.stores import planted

@@ -13,7 +13,7 @@ from embedcache.errors import HeadError
 from heads.data.features import ArrayRows
 from heads.data.target import Target
 from heads.judging.metrics import score
-from heads.linear.logistic import LogisticHead
+from heads.linear.linear_estimators import LogisticHead
 from heads.perceptron import mlp
 from heads.perceptron.mlp import MLPModel, fit
 from heads.perceptron.perceptrons import Dropout

@@ -9,7 +9,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from heads.linear.logistic import LogisticHead
+from heads.linear.linear_estimators import LogisticHead
 from heads.perceptron.mlp_estimators import MLPClassifierHead, MLPRegressorHead
 from tests.heads.stores import planted
 

@@ -22,12 +22,12 @@ from heads.data.features import ArrayRows, Design
 from heads.data.target import Examples, Target
 from heads.fitting import Problem
 from heads.head import TENSORS
+from heads.linear.linear_estimators import QuantileHead
 from heads.linear.linear_map import LinearMap
 from heads.linear.logistic import NotConvergedWarning
 from heads.linear.quantile import (
     ALPHAS,
     CERTIFIED,
-    QuantileHead,
     QuantileModel,
     QuantileOptions,
     QuantilePath,

@@ -21,7 +21,8 @@ from heads.data.gram import WIDEST, spectrum
 from heads.data.target import Examples, Target
 from heads.fitting import Problem
 from heads.head import TENSORS
-from heads.linear.ridge import ALPHAS, RidgeHead, RidgeModel, RidgeOptions, RidgePath, fit, fit_path
+from heads.linear.linear_estimators import RidgeHead
+from heads.linear.ridge import ALPHAS, RidgeModel, RidgeOptions, RidgePath, fit, fit_path
 from tests.heads.reference import standardised
 
 

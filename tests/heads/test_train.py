@@ -320,6 +320,17 @@ def test_our_own_fault_ends_with_code_1_and_names_a_file_with_the_traceback(tmp_
     assert "Traceback" in kept.read_text()
 
 
+def test_predicting_and_evaluating_do_without_scikit_learn(trained, store, tmp_path):
+    block = (
+        "import sys\n"
+        "for name in [name for name in sys.modules if name.split('.')[0] == 'sklearn'] + ['sklearn']:\n"
+        "    sys.modules[name] = None"
+    )
+    for words in (("predict", "-o", "p.parquet"), ("evaluate", "-o", "m.json", "--bootstrap", "0")):
+        done = process(words[0], trained[0], "--features", store, *words[1:], cwd=tmp_path, before=block)
+        assert done.returncode == 0, done.stderr
+
+
 def test_help_imports_nothing_heavy(tmp_path):
     script = (
         "import sys; sys.argv = ['heads', 'train', '--help']\nfrom cli.heads import main\n"
