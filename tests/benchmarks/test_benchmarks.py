@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,13 +68,21 @@ def test_a_peer_that_is_not_installed_is_named_and_nothing_fails(
     assert sum("OpenVINO is not installed" in str(line) and "NOT REACHED" not in str(line) for line in lines) == 5
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_the_quick_benchmarks_write_a_table_and_its_figures(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """What a quick run of all benchmarks writes, and what it prints."""
     pytest.importorskip("sentence_transformers")
-    done = CliRunner().invoke(main, ["--quick", "--output", str(tmp_path / "b.json")], catch_exceptions=False)
+    file = tmp_path_factory.mktemp("benchmarks") / "b.json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = CliRunner().invoke(main, ["--quick", "--output", str(file)], catch_exceptions=False)
     assert done.exit_code == 0
-    report = json.loads((tmp_path / "b.json").read_text())
+    return json.loads(file.read_text()), done.output
+
+
+@pytest.mark.slow
+def test_the_quick_benchmarks_write_a_table_and_its_figures(quick: tuple[dict[str, Any], str]) -> None:
+    report, said = quick
     for encoder, precisions in REACHES.items():
         measured = report["extraction"]["encoders"][encoder]
         for precision, reaches in precisions.items():
@@ -80,13 +90,43 @@ def test_the_quick_benchmarks_write_a_table_and_its_figures(tmp_path: Path) -> N
             assert needed <= set(measured[precision]["programs"])
             assert 0 < measured[precision]["tokenizer_share"] < 1
             for peer in reaches:
-                assert f"{encoder} {precision} / {PEERS[peer]}" in done.output
+                assert f"{encoder} {precision} / {PEERS[peer]}" in said
             for figures in measured[precision]["programs"].values():
                 assert figures["least_cosine"] >= figures["needed_cosine"] >= 0.999
     assert report["memory"]["share"] < 1
     assert set(LINES) <= set(report)
     for line in (line for name, of in LINES.items() for line in of(report[name])):
-        assert line.what in done.output
+        assert line.what in said
+
+
+def test_logistic_regression_is_measured_beside_its_peer_within_the_gate(quick: tuple[dict[str, Any], str]) -> None:
+    found = quick[0]["logistic"]
+    assert found["within_gate"]
+    assert found["largest_gap"] < 1e-6
+    assert found["multinomial"]["gap"] < 1e-6
+    for measured in (found, found["multinomial"]):
+        assert measured["seconds_peer"] > 0
+        assert measured["ratio_warm"] > 0
+
+
+def test_a_grid_fitted_from_a_store_stays_within_its_memory(quick: tuple[dict[str, Any], str]) -> None:
+    found = quick[0]["outofcore"]
+    assert found["share"] < 1
+    assert found["largest_estimated_gap"] <= 2e-7
+    assert found["gigabytes_per_second"] > 0
+
+
+def test_boosted_trees_are_measured_beside_their_peer(quick: tuple[dict[str, Any], str]) -> None:
+    found = quick[0]["boosting"]
+    assert found["auprc"] > found["prevalence"]
+    assert found["ratio_warm"] > 0
+
+
+def test_all_neighbours_are_found_as_by_the_peer(quick: tuple[dict[str, Any], str]) -> None:
+    found = quick[0]["neighbours"]
+    assert found["within_gate"]
+    assert found["recall_peer"] > 0.999
+    assert found["ratio"] > 0
 
 
 def test_a_result_that_is_wrong_ends_the_benchmark_whatever_its_speed() -> None:

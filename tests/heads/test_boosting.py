@@ -11,7 +11,6 @@ import pytest
 from scipy.optimize import approx_fprime
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from benchmarks.boosting import run
 from embedcache.errors import HeadError
 from heads.estimators import LightGBMClassifierHead, LightGBMRegressorHead
 from heads.judging.metrics import score
@@ -323,9 +322,3 @@ def test_estimators_give_quantiles_and_several_labels():
     assert quantiles.shape == (900, 2)
     head = LightGBMClassifierHead(class_weight={0: 2.0}).fit(X, LABELS)
     assert head.predict_proba(X).shape == head.predict(X).shape == (900, 3)
-
-
-def test_the_quick_benchmark_measures_both():
-    found = run(quick=True)
-    assert found["auprc"] > found["prevalence"]
-    assert found["ratio_warm"] > 0

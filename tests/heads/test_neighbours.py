@@ -11,7 +11,6 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from benchmarks.neighbours import run
 from embedcache.errors import HeadError
 from embedcache.search.approximate import ApproximateSearch, recall
 from embedcache.search.nearest import ExactSearch
@@ -289,10 +288,3 @@ def test_passes_the_checks_of_scikit_learn(estimator, check):
 def test_estimators_take_several_labels_weights_and_quantiles():
     assert KNNClassifierHead(class_weight={0: 2.0}).fit(X, LABELS).predict(X).shape == (700, 3)
     assert KNNRegressorHead(quantiles=(0.1, 0.9)).fit(X, QUANTITY).predict(X).shape == (700, 2)
-
-
-def test_the_quick_benchmark_finds_all_neighbours():
-    found = run(quick=True)
-    assert found["within_gate"]
-    assert found["recall_peer"] > 0.999
-    assert found["ratio"] > 0
