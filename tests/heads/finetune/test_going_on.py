@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.heads.finetune.test_modes import QUICK, metrics, probabilities
 from tests.heads.program import ROOT, refused, run
+from tests.processes import Program
 
 DROPOUT = ("--mode", "full", "--epochs", "3", "--lr", "1e-3", "--batch", "16", "--mixup", "0.4", "--mask", "0.05")
 
@@ -24,33 +25,22 @@ def weights(folder: Path) -> dict:
     return load_file(folder / "encoder" / "model.safetensors")
 
 
-def start(folder: Path, *arguments: str, before: str = "", launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    """The program as a process of its own, in a session of its own."""
-    script = folder / "heads_program.py"
-    script.write_text(f"{before}\nfrom cli.heads import main\nmain()\n")
-    words = [sys.executable, *launcher, str(script), "finetune", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True, **out)
-
-
 @pytest.mark.slow
 def test_a_training_killed_within_an_epoch_goes_on_to_the_same_weights(ground):
     options = [*QUICK, *DROPOUT, "--accumulate", "2", "--save-steps", "2"]
     run(ground, "finetune", *options, "--output", "unbroken")
-    # a step takes long enough to be killed in
-    slow = (
-        "import time\nfrom heads.finetune.training import Workshop\nbatch = Workshop.batch\n"
-        "Workshop.batch = lambda *a: (time.sleep(0.3), batch(*a))[1]"
-    )
     work = ground / "killed.training"
-    with start(ground, *options, "--output", "killed", before=slow) as killed:
-        # the second epoch has steps 6 to 10: 8 is in the midst of it
-        deadline = time.monotonic() + 100
-        while not (work / "checkpoint-8" / "journal.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(killed.pid, signal.SIGKILL)
-    assert killed.returncode == -signal.SIGKILL
+    # the second epoch has steps 6 to 10: it waits at 8, in the midst of it
+    kept = work / "checkpoint-8" / "journal.json"
+    waits = (
+        "import time\nfrom pathlib import Path\nfrom heads.finetune.training import Workshop\nbatch = Workshop.batch\n"
+        f"Workshop.batch = lambda *a: (time.sleep(200 * Path({str(kept)!r}).exists()), batch(*a))[1]"
+    )
+    killed = Program("heads", ("finetune", *options, "--output", "killed"), cwd=ground, before=waits)
+    while not kept.exists() and killed.poll() is None:
+        time.sleep(0.02)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
     assert not (ground / "killed").exists()
     best_before = (work / "best.safetensors").read_bytes()
     assert best_before
@@ -68,10 +58,12 @@ def test_two_processes_train_what_one_trains(ground):
     options = [*QUICK, "--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "48", "--hidden-dropout", "0",
                "--attention-dropout", "0", "--dropout", "0", "--device", "cpu", "--schedule", "constant"]  # fmt: skip
     run(ground, "finetune", *options, "--output", "one")
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", "--master_port=29517")
-    with start(ground, *options, "--output", "two", launcher=launcher) as two:
-        out, _ = two.communicate(timeout=240)
-    assert two.returncode == 0, out
+    (ground / "heads_program.py").write_text("from cli.heads import main\nmain()\n")
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
+             "--master_port=29517", "heads_program.py", "finetune", *options, "--output", "two"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(ground), "OMP_NUM_THREADS": "1"}
+    two = subprocess.run(words, cwd=ground, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert two.returncode == 0, two.stderr
     one = weights(ground / "one")
     for name, tensor in weights(ground / "two").items():
         # keys all shifted alike change no attention: their bias has no gradient but rounding, which Adam makes steps of
