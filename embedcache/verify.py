@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedcache.commit import crc32c
-from embedcache.counted import counted
+from embedcache.counted import counted, counted_of
 from embedcache.layout import CHUNK_ROWS, Layout, StorePaths, read_layout
 from embedcache.shardfile import bytes_of, chunks_held, payload
 from embedcache.store import Commit, is_committed, open_store, read_commits
