@@ -114,9 +114,9 @@ def run_program(
     return done
 
 
-def start(*words: object) -> Program:
-    """Start `embedcache`."""
-    return Program("embedcache", words)
+def start(*words: object, **settings: Any) -> Program:
+    """Start `embedcache`; `settings` as `Program` takes them."""
+    return Program("embedcache", words, **settings)
 
 
 def command(*words: object, check: bool = False, **settings: Any) -> subprocess.CompletedProcess[str]:

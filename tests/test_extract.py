@@ -295,30 +295,52 @@ def test_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     assert store_bytes(store) == store_bytes(tmp_path / "whole.zarr")
 
 
-@pytest.mark.slow
+WAITS = """
+import time
+from pathlib import Path
+from embedcache import extract
+encode, folder = extract._Run.encode, Path({folder!r})
+def wait(run, window):
+    while list(folder.glob("s.zarr/embeddings/commit/*.json")) and not (folder / "go on").exists():
+        time.sleep(0.01)
+    return encode(run, window)
+extract._Run.encode = wait
+"""
+"""An extraction that has written its first shard encodes no other until it is let."""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_an_interrupted_run_says_so_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    proteins = ["MKTAYIAKQR"] * 3 + [f"MV{read}" for read in random_reads(3000, shortest=8, longest=16)]
-    fasta = write_fasta(tmp_path / "p.fa", proteins)
-    arguments = ["extract", "--model", "esm2-8m", "--random-weights", "--any-alphabet", "--input", fasta]
-    arguments += ["--shard-rows", 1024, "--output", tmp_path / "s.zarr"]
-    process = start(*arguments)
+    fasta = write_fasta(tmp_path / "r.fa", random_reads(5003))
+    arguments = (
+        "extract",
+        "--model",
+        "kmer:3",
+        "--input",
+        fasta,
+        "--shard-rows",
+        1024,
+        "--output",
+        tmp_path / "s.zarr",
+    )
+    process = start(*arguments, before=WAITS.format(folder=str(tmp_path)))
     while not list(tmp_path.glob("s.zarr/embeddings/commit/*.json")):
         assert process.poll() is None
         time.sleep(0.01)
     assert store_status(tmp_path / "s.zarr").running
     process.send_signal(number)
+    (tmp_path / "go on").touch()
     _, said = process.communicate()
     assert process.returncode == 2
     assert "run the same command again" in said.splitlines()[-1]
     assert "Traceback" not in said
     status = store_status(tmp_path / "s.zarr")
-    assert 0 < status.shards_done < status.shards == 3
+    assert 0 < status.shards_done < status.shards == 5
     assert not status.running
     assert not list(tmp_path.rglob("*.lock"))
     command(*arguments, check=True)
     assert store_status(tmp_path / "s.zarr").complete
-    assert sum(run["rows"] for run in read_throughput(tmp_path / "s.zarr")) == 3003
+    assert sum(run["rows"] for run in read_throughput(tmp_path / "s.zarr")) == 5003
 
 
 def test_a_second_writer_leaves_a_busy_shard_alone_and_says_so(tmp_path: Path) -> None:

@@ -221,11 +221,17 @@ def test_ctrl_c_while_the_model_loads_is_one_sentence(tmp_path: Path) -> None:
     importing = start_python(MAIN, *words, tmp_path / "importing.zarr")
     while "libtorch" not in Path(f"/proc/{importing.pid}/maps").read_text():
         time.sleep(0.01)
-    loading = [start(*words, tmp_path / f"{wait}.zarr") for wait in (0.2, 0.8)]
-    for process, wait in ((importing, 0.0), *zip(loading, (0.2, 0.6), strict=True)):
+    importing.send_signal(signal.SIGINT)
+    processes = [importing]
+    for wait in (0.2, 0.8):
+        begun = tmp_path / f"{wait}"
+        told = f"from pathlib import Path; import cli.embedcache; Path({str(begun)!r}).touch()"
+        processes.append(start(*words, tmp_path / f"{wait}.zarr", before=told))
+        while not begun.exists():
+            time.sleep(0.01)
         time.sleep(wait)
-        process.send_signal(signal.SIGINT)
-    for process in (importing, *loading):
+        processes[-1].send_signal(signal.SIGINT)
+    for process in processes:
         _, said = process.communicate()
         assert process.returncode in (0, 2)
         assert "Traceback" not in said
