@@ -30,13 +30,12 @@ RECORD_OPTIONS = (
     click.option("--sequence-column", help="Name of the sequence column of tables. Default: sequence or seq."),
 )
 """Which files hold the records, and which of their columns."""
-_OPTIONS = (
-    *RECORD_OPTIONS,
+SITE_OPTIONS = (
     click.option(
         "--genome",
         type=click.Path(),
         help="Instead of --input: FASTA (plain, bgzip or gzip) out of which the letters around --sites are cut, on the "
-        "strand of each; --context says how many.",
+        "strand of each.",
     ),
     click.option(
         "--sites",
@@ -54,6 +53,11 @@ _OPTIONS = (
         type=click.Choice(["start", "center", "end"]),
         help="The base of a longer interval that is the site, on its strand.  [default: center]",
     ),
+)
+"""Of a genome, and of the sites in it."""
+_OPTIONS = (
+    *RECORD_OPTIONS,
+    *SITE_OPTIONS,
     click.option(
         "--context",
         metavar="W[,W...]",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.cell_options import CELL_OPTIONS
-from cli.input_options import RECORD_OPTIONS, records_of
+from cli.input_options import RECORD_OPTIONS, SITE_OPTIONS, records_of
 from cli.run_options import AGGREGATE, BY, DEVICE, FEATURES_HELP, FOLDER, STRICT, by_parent
 from cli.sections import OfPredicting
 from cli.transform_options import TRANSFORM_OPTIONS
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _of_records(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed((*RECORD_OPTIONS, *CELL_OPTIONS, *TRANSFORM_OPTIONS)):
+    for option in reversed((*RECORD_OPTIONS, *SITE_OPTIONS, *CELL_OPTIONS, *TRANSFORM_OPTIONS)):
         command = option(command)
     return command
 
@@ -58,14 +58,15 @@ def predict(
     \b
     heads predict RUN --features new.zarr -o predictions.parquet
     heads predict RUN --input contigs.fa --windows 150:75 --aggregate mean -o contigs.tsv
+    heads predict RUN --genome genome.fa.gz --sites new.bed -o sites.tsv
     """
     from heads.data.feature_stores import Features
-    from heads.running.predict import encoder_of, predict_sequences
+    from heads.running.predict import encoder_of, predict_sequences, scope_of
     from heads.running.predict import predict as predict_rows
 
     records = records_of(raw)
-    if bool(features) == bool(records.inputs):
-        raise click.UsageError("name the rows: --features STORE, or --input FILE")
+    if bool(features) == bool(records.inputs or records.genome):
+        raise click.UsageError("name the rows: --features STORE, or --input FILE, or --genome FASTA --sites TABLE")
     parents = by_parent(aggregate, by)
     if features:
         _refuse_of_records(context)
@@ -77,7 +78,9 @@ def predict(
     from heads.progress import told
 
     # the genes of cells are ranked as the head's encoder wants them
-    source = open_records(records, raw["model"] or encoder_of(run_directory), progress=True)
+    source = open_records(
+        records, raw["model"] or encoder_of(run_directory), scope=scope_of(run_directory), progress=True
+    )
     for remark in remarks_of(source):
         click.echo(f"  {remark}")
     with told("predicting rows") as told_of:
@@ -87,6 +90,7 @@ def predict(
             output,
             click.echo,
             aggregate=parents,
+            of_sites=records.genome is not None,
             strict=strict,
             device=device,
             progress=lambda rows: told_of(rows, 0, ""),

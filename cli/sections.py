@@ -8,10 +8,11 @@ import click
 
 OTHER = "Other options"
 
+_OF_SITES = ("genome", "sites", "coordinates", "anchor")
 OF_INPUT: Mapping[str, tuple[str, ...]] = {
     "Records": ("inputs", "metadata", "id_column", "sequence_column", "duplicate_ids", "splits", "skip_bad"),
     "Letters around sites, of a genome or of sequences": (
-        "genome", "sites", "coordinates", "anchor", "context", "side", "center", "edge",
+        *_OF_SITES, "context", "side", "center", "edge",
     ),
     "Windows, strands, proteins": (
         "windows", "min_window", "short", "about", "window_seed", "reverse_complement", "translate", "genetic_code",
@@ -72,6 +73,7 @@ class OfPredicting(Sectioned):
     sections: Mapping[str, tuple[str, ...]] = {
         "Rows of a store": ("features",),
         "Or records": (*OF_INPUT["Records"], "model", "any_alphabet", "trust_remote_code"),
+        "Or sites of a genome, with the letters around them that the head was trained on": _OF_SITES,
         "Windows, strands, proteins": OF_INPUT["Windows, strands, proteins"],
         "Cells": OF_INPUT["Cells"],
     }

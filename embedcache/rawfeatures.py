@@ -85,6 +85,7 @@ class RawFeatures:
         whose: str = "the store",
         instead: str = "extract the sequences with `embedcache extract`, and give that store",
         model: str | None = None,
+        center: str | None = None,
         device: str = "auto",
         trust_remote_code: bool = False,
         progress: bool = True,
@@ -98,6 +99,7 @@ class RawFeatures:
         whose : what the features belong to, for messages.
         instead : the way out where no encoder can make them.
         model : a name or a folder, where the encoder is not to be found under its recorded name.
+        center : the column that has the centre of views, from 0, where it is another than that of the store.
 
         Raises
         ------
@@ -117,7 +119,7 @@ class RawFeatures:
             name = model or recorded_name(record)
             poolings, layers = zip(*((block["pooling"], block["layer"]) for block in record["blocks"]), strict=True)
             overlong, dtype = str(record["overlong"]), np.dtype(record["dtype"])
-            scope = Scope.from_dict(record.get("scope"))
+            scope, one_based = Scope.from_dict(record.get("scope")), bool(record.get("one_based", False))
             options = {
                 "precision": record["precision"],
                 "random_weights": record["meaningless"],
@@ -133,7 +135,14 @@ class RawFeatures:
         except ModelError as error:
             raise ModelError(f"the encoder of {whose} cannot be loaded ({error}); name it with --model") from None
         readout = encoder.readout([*dict.fromkeys(poolings)], [*dict.fromkeys(layers)])
-        encoding = Encoding(encoder, readout, overlong, bool(record.get("one_based", False)), scope)
+        if center is not None:
+            if one_based and readout.columns:
+                raise ModelError(
+                    f"the features of {whose} are those of letters that a column counts from 1, and letters around a site "
+                    f"of a genome count from 0: {instead}"
+                )
+            scope, one_based = replace(scope, center=center), False
+        encoding = Encoding(encoder, readout, overlong, one_based, scope)
         if encoding.fingerprint != fingerprint and not _same_blocks(encoding, record["blocks"]):
             raise ModelError(
                 f"{encoder.name} makes features with the fingerprint {encoding.fingerprint[:12]}, those of {whose} have "

@@ -11,10 +11,16 @@ from embedcache.sources.files import input_file
 from embedcache.sources.inputs import Records, open_metadata, open_source
 from embedcache.sources.splits import Splits
 from embedcache.transforms import transformed
+from embedcache.views import Scope
 
 
 def open_records(
-    options: InputOptions, model: str | None = None, *, ask: bool = True, progress: bool = False
+    options: InputOptions,
+    model: str | None = None,
+    *,
+    scope: Scope | None = None,
+    ask: bool = True,
+    progress: bool = False,
 ) -> Source:
     """Open what the user chose as one source.
 
@@ -22,6 +28,7 @@ def open_records(
     ----------
     model : name of the encoder that will read the records, as for `load_encoder`: it decides how the genes of cells are
         ranked. None where no encoder takes part.
+    scope : what of the records will be encoded, where a head says so and not the options.
     ask : whether the hub may be asked for the dictionaries of genes that belong to it; `progress` shows a bar meanwhile.
 
     Raises
@@ -31,7 +38,7 @@ def open_records(
     """
     _check_views(options)
     source: Source = (
-        _genome(options, options.genome)
+        _genome(options, options.genome, scope)
         if options.genome is not None
         else open_source(
             options.inputs,
@@ -72,7 +79,7 @@ def _cell_options(options: InputOptions) -> CellOptions:
     )
 
 
-def _genome(options: InputOptions, genome: str) -> Source:
+def _genome(options: InputOptions, genome: str, scope: Scope | None) -> Source:
     from embedcache.sources.genome import Cutting, GenomeWindows, open_sites
     from embedcache.sources.reference import Reference
 
@@ -81,11 +88,16 @@ def _genome(options: InputOptions, genome: str) -> Source:
     refuse_unused(_cell_options(options))
     if not options.sites:
         raise InputError("--genome needs the sites to look at: name their table with --sites")
-    if not options.views:
+    views, edge = (options.views, options.edge) if scope is None else (scope.views, scope.edge)
+    if not views and scope is not None:
+        raise InputError(
+            "--genome is for heads on the letters around sites, and this one takes whole sequences: --input"
+        )
+    if not views:
         raise InputError("--genome needs to know how many letters around a site: say --context, such as 100")
     if options.center is not None:
         raise InputError("--center is for stored sequences: sites of a genome have their centre in the column center")
-    cutting = Cutting(options.views, options.edge, options.skip_bad)
+    cutting = Cutting(views, edge, options.skip_bad)
     files = [input_file(text) for text in options.sites]
     coordinates = None if options.coordinates is None else int(options.coordinates)
     id_column = options.id_column if options.metadata is None else None

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from embedcache.errors import HeadError
+from embedcache.errors import HeadError, InputError
 from embedcache.rawfeatures import recorded_name
 from embedcache.records import Source
 from embedcache.store import Store
+from embedcache.views import CENTER, Scope
 from heads.data.feature_stores import Features, names_of_labels, with_blocks_of
 from heads.data.features import Rows, pick_device
 from heads.data.strata import Strata, numeric_bins, parse_strata
@@ -22,7 +23,7 @@ from heads.running import runs
 from heads.running.open_run import Run, open_run
 from heads.running.prediction_file import ByParent, prediction_file, sink_of
 from heads.running.raw_outputs import RawOutputs
-from heads.saving.profile import Arrivals, facts_of_sequences
+from heads.saving.profile import UNKNOWN, Arrivals, facts_of_sequences
 from heads.splitting.task import names_of, read_strata
 
 Say = Callable[[str], None]
@@ -168,6 +169,14 @@ def encoder_of(run_path: Path) -> str | None:
         return None
 
 
+def scope_of(run_path: Path) -> Scope:
+    """Return what of a record the head of a run looks at; raises `HeadError` where the run does not say."""
+    try:
+        return Scope.from_dict(open_run(run_path).card.encoder.get("scope"))
+    except (TypeError, InputError):
+        raise HeadError(f"{run_path} does not say what of a record its features were made of") from None
+
+
 def predict_sequences(
     run_path: Path,
     source: Source,
@@ -176,6 +185,7 @@ def predict_sequences(
     *,
     aggregate: ByParent | None = None,
     model: str | None = None,
+    of_sites: bool = False,
     strict: bool = False,
     device: str = "auto",
     any_alphabet: bool = False,
@@ -184,14 +194,21 @@ def predict_sequences(
 ) -> None:
     """Encode the sequences of an input with the head's own encoder and score them, window by window, without a store.
 
-    Where each fold has an encoder of its own, all encode them, and the scores are averaged. Raises ModelError where the
+    Where each fold has an encoder of its own, all encode them, and the scores are averaged. `of_sites` says that they were
+    cut out of a genome, around the letter that the column ``center`` has. Raises ModelError where the
     encoder that can be loaded is another one than the head was trained on.
     """
     run = open_run(run_path)
-    raw = RawOutputs.load(run, pick_device(device), model=model, trust_remote_code=trust_remote_code)
+    raw = RawOutputs.load(
+        run,
+        pick_device(device),
+        model=model,
+        center=CENTER if of_sites else None,
+        trust_remote_code=trust_remote_code,
+    )
     column = None if aggregate is None else aggregate.column_in(source.columns, run.group_column, source.name)
     arrivals = None if run.first.profile is None else Arrivals(run.first.profile)
-    first = left = 0
+    first, left, scope = 0, 0, raw.encoders[0].encoding.scope
     if (missing := _without_strata(run, source.columns, source.name)) is not None:
         say(f"  {missing}")
     with prediction_file(output) as write:
@@ -199,7 +216,8 @@ def predict_sequences(
         for window, outputs in raw.windows(source, any_alphabet=any_alphabet):
             records = window.records.filter(pa.array(window.encoded))
             if arrivals is not None and len(outputs):
-                facts = facts_of_sequences(records.column("sequence"), str(run.card.encoder.get("alphabet")))
+                letters, alphabet = records.column("sequence"), str(run.card.encoder.get("alphabet"))
+                facts = UNKNOWN if scope.views else facts_of_sequences(letters, alphabet)
                 arrivals.add(torch.from_numpy(window.features).float(), facts)
             strata = _strata_of_records(run, records)
             decided = run.first.decide(outputs, strata)

@@ -29,9 +29,15 @@ class RawOutputs:
 
     @classmethod
     def load(
-        cls, run: Run, device: torch.device, *, model: str | None = None, trust_remote_code: bool = False
+        cls,
+        run: Run,
+        device: torch.device,
+        *,
+        model: str | None = None,
+        center: str | None = None,
+        trust_remote_code: bool = False,
     ) -> RawOutputs:
-        """Load the encoders, or the one that `model` names.
+        """Load the encoders, or the one that `model` names; `center` as in `RawFeatures.load`.
 
         Raises ModelError where one that can be loaded is another than the head was trained on, HeadError where one is named
         and several are needed.
@@ -48,6 +54,7 @@ class RawOutputs:
                     whose="the head",
                     device=str(device),
                     model=model or (None if own is None else str(own)),
+                    center=center,
                     trust_remote_code=trust_remote_code,
                     instead="extract the sequences with `embedcache extract`, and give the store with --features",
                 )

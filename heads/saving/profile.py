@@ -24,6 +24,7 @@ from embedcache.errors import HeadError
 from embedcache.positionstore import PositionStore
 from embedcache.search.standardising import standardise
 from embedcache.store import Store
+from embedcache.views import Scope
 from heads.data.features import Rows, RowSource, raw_blocks
 from heads.data.target import Doubles
 from heads.head import load_tensors, save_tensors
@@ -71,20 +72,26 @@ class RowFacts:
         return cls(*(None if not known or known[0] is None else np.concatenate(known) for known in each))
 
 
+UNKNOWN = RowFacts(None, None)
+
+
 def facts_of(store: Store, rows: Rows) -> RowFacts:
     """Return what a store says of some of its rows, which must rise; of cells the length is counted in tokens.
 
-    Letters have the share of G and C around them, and no length.
+    Letters have the share of G and C around them, and no length; contexts around sites have neither, as a stored sequence
+    has letters that no context looks at.
     """
+    if Scope.from_dict(store.attrs.get("scope")).views:
+        return UNKNOWN
     alphabet, columns = str(store.attrs["encoder"].get("alphabet")), store.column_names
     if "sequence" in columns:
         found = RowFacts.joined([facts_of_sequences(part, alphabet) for part in store.sequences(rows)])
         return replace(found, lengths=None) if isinstance(store, PositionStore) else found
     if isinstance(store, PositionStore):
-        return RowFacts(None, None)
+        return UNKNOWN
     length = "n_tokens" if alphabet == CELL else "length"
     if length not in columns:
-        return RowFacts(None, None)
+        return UNKNOWN
     lengths = store.column(length).take(pa.array(rows))
     return RowFacts(None if lengths.null_count else np.asarray(lengths, np.float64), None)
 

@@ -236,3 +236,53 @@ def test_a_head_on_one_view_encodes_raw_sequences_by_that_view(tmp_path):
     run_extract(tmp_path / "one.zarr", fasta, options=Options(views=views_of("9", "both"), shard_rows=1024))
     run(tmp_path, "predict", "r", "--features", "one.zarr", "-o", "c.parquet")
     assert pq.read_table(tmp_path / "c.parquet")["y_prob"].to_numpy().tolist() == a.tolist()
+
+
+def test_a_head_on_contexts_predicts_new_sites_from_the_genome(tmp_path):
+    rng = np.random.default_rng(0)
+    contigs = {name: "".join(rng.choice(list("ACGT"), 3000)) for name in ("c1", "c2")}
+    (tmp_path / "g.fa").write_text("".join(f">{name}\n{letters}\n" for name, letters in contigs.items()))
+    sites = [(name, at, "+-"[at % 2]) for name in contigs for at in range(3, 3000, 9)]
+    (tmp_path / "s.tsv").write_text(
+        "chrom\tpos\tstrand\tlabel\n"
+        + "".join(f"{name}\t{at}\t{way}\t{int(contigs[name][at - 1] in 'AC')}\n" for name, at, way in sites)
+    )
+    (tmp_path / "new.bed").write_text(
+        "".join(f"{name}\t{at - 1}\t{at}\t{name}:{at}:{way}\t0\t{way}\n" for name, at, way in sites[::3])
+    )
+    options = Options(views=views_of("5,9", "all"), center="center", shard_rows=1024)
+    records = open_records(
+        InputOptions(genome=str(tmp_path / "g.fa"), sites=(str(tmp_path / "s.tsv"),), context="5,9", side="all")
+    )
+    extract(records, load_encoder("kmer:2", device="cpu"), tmp_path / "s.zarr", options, Progress(quiet=True))
+    run(tmp_path, "train", "--features", "s.zarr", "--blocks", "both_5,downstream_9", "--output", "r", *QUICK)
+    run(tmp_path, "predict", "r", "--features", "s.zarr", "-o", "a.parquet")
+    said = run(tmp_path, "predict", "r", "--genome", "g.fa", "--sites", "new.bed", "--strict", "-o", "b.parquet").stdout
+    assert "letters long" not in said, "the stored windows are wider than the blocks of the head"
+    a, b = (pq.read_table(tmp_path / f"{name}.parquet") for name in "ab")
+    assert b["id"].to_pylist() == a["id"].to_pylist()[::3]
+    assert b["y_prob"].to_pylist() == a["y_prob"].to_pylist()[::3]
+    assert "--sites" in refused(tmp_path, "predict", "r", "--genome", "g.fa", "-o", "c.parquet")
+
+
+def test_a_head_on_stored_windows_takes_the_centre_of_sites_and_one_on_sequences_takes_no_sites(tmp_path):
+    rng = np.random.default_rng(1)
+    genome = "".join(rng.choice(list("ACGT"), 4000))
+    (tmp_path / "g.fa").write_text(f">c\n{genome}\n")
+    places = range(20, 3900, 13)
+    (tmp_path / "s.bed").write_text("".join(f"c\t{at}\t{at + 1}\tr{at}\t0\t+\n" for at in places))
+    (tmp_path / "w.tsv").write_text(  # windows of 30 letters, whose site is the eleventh, and no middle
+        "id\tsequence\tsite\tlabel\n"
+        + "".join(f"r{at}\t{genome[at - 10 : at + 20]}\t11\t{int(genome[at] in 'AC')}\n" for at in places)
+    )
+    options = Options(views=views_of("8", "both"), center="site", one_based=True, shard_rows=1024)
+    run_extract(tmp_path / "w.zarr", tmp_path / "w.tsv", options=options)
+    run_extract(tmp_path / "whole.zarr", tmp_path / "w.tsv")
+    for name in ("w", "whole"):
+        run(tmp_path, "train", "--features", f"{name}.zarr", "--output", name, *QUICK)
+    run(tmp_path, "predict", "w", "--features", "w.zarr", "-o", "a.parquet")
+    run(tmp_path, "predict", "w", "--genome", "g.fa", "--sites", "s.bed", "-o", "b.parquet")
+    a, b = (pq.read_table(tmp_path / f"{name}.parquet") for name in "ab")
+    assert (a["id"].to_pylist(), a["y_prob"].to_pylist()) == (b["id"].to_pylist(), b["y_prob"].to_pylist())
+    said = refused(tmp_path, "predict", "whole", "--genome", "g.fa", "--sites", "s.bed", "-o", "c.parquet")
+    assert "this one takes whole sequences" in said
