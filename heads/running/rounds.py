@@ -115,7 +115,7 @@ def judge_once(task: Task, model: Model, setting: Setting) -> Outcome:
     rivals = _judge_baselines(task, model.fit.fitted.head.quantiles, setting)
     results = (head, *(result for result, _ in rivals))
     kept = tuple(SavedBaseline(result.name, result.decisions, (found.model,)) for result, found in rivals)
-    names = np.array([*NAMES, ""])[task.parts]
+    names = np.array([*NAMES, ""], object)[task.parts]  # one text for all rows of a part
     return Outcome(task, tuple(names.tolist()), results, (model,), head.decisions, kept)
 
 

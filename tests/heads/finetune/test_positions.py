@@ -146,6 +146,18 @@ def test_records_of_files_and_stores_of_vectors_can_be_trained_letter_by_letter(
         np.testing.assert_allclose(column(proteins / name, "y_prob"), column(tuned["top"], "y_prob"), atol=1e-5)
 
 
+def test_folds_keep_records_whole_and_their_mean_is_said_of_raw_sequences(proteins):
+    options = ["--mode", "top", "--top-layers", "1", "--epochs", "1", "--split", "kfold:3", "--group", "record"]
+    run(proteins, "finetune", "--features", "t.zarr", *QUICK, *options, "--output", "folds")
+    judged = {}
+    for record, split in zip(column(proteins / "folds", "record"), column(proteins / "folds", "split"), strict=True):
+        judged.setdefault(record, set()).add(split)
+    assert len(judged) == ROWS
+    assert all(len(splits) == 1 for splits in judged.values())
+    run(proteins, "predict", "folds", "--input", "p.tsv", "-o", "folds.parquet")
+    assert len(probabilities(proteins / "folds.parquet")) == len(column(proteins / "folds", "id")) + ROWS
+
+
 @pytest.mark.slow
 def test_full_fine_tuning_finds_a_motif_that_frozen_letters_cannot_tell(proteins, tuned):
     options = ["--mode", "full", "--epochs", "8", "--lr", "3e-3", "--batch", "6", "--patience", "0"]
