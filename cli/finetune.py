@@ -35,6 +35,8 @@ OF_THE_HEAD = (
 
 HELP = {
     "head_epochs": "Most epochs.  [5; frozen 20]",
+    "per_position": "Learn a label for each letter of a sequence: the label column holds a character for each (- for none), "
+    "values with commas between them, or a list.",
     "head_batch": "Rows of a batch, with --per-position whole records.  [32; frozen 256 rows]",
     "head_patience": "Stop after so many epochs without a better --select on the rows of --stop-on; 0 for never.  "
     "[3; frozen 5]",

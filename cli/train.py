@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 @click.option(
     "--per-position",
     is_flag=True,
-    help="Learn a label for each letter of a sequence, from a store of --pool none: the label column holds one character a "
-    "letter, values with commas between them, or a list.",
+    help="Learn a label for each letter of a sequence, from a store of --pool none: the label column holds a character for "
+    "each letter (- for none), values with commas between them, or a list.",
 )
 @click.option(
     "--task",
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     "--group",
     metavar="COL",
     help="Column of groups that a drawn split keeps whole and the bootstrap draws, or none.  "
-    "[default: group where it is there]",
+    "[default: group where it is there; else with --per-position the record]",
 )
 @STRATA
 @DETECT
