@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,13 @@ def refused(folder, *arguments) -> str:
 def process(*arguments, cwd, before="") -> subprocess.CompletedProcess[str]:
     """Run the program as a process of its own, after the statements `before`."""
     return run_program("heads", *arguments, cwd=cwd, env=os.environ | {"TMPDIR": str(cwd)}, before=before)
+
+
+def in_two_processes(folder, port: int, *arguments) -> None:
+    """Run the program in two processes of torch's launcher, which meet at a port."""
+    (folder / "heads_program.py").write_text("from cli.heads import main\nmain()\n")
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
+             f"--master_port={port}", "heads_program.py", *map(str, arguments)]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr

@@ -18,9 +18,9 @@ from heads.finetune.training import Workshop
 from heads.running.open_run import open_run
 from heads.running.runs import fold_folders, fold_runs
 from tests.heads.finetune.conftest import ROWS, reads, write_table
-from tests.heads.finetune.test_going_on import start, weights
+from tests.heads.finetune.test_going_on import weights
 from tests.heads.finetune.test_modes import QUICK, metrics, probabilities
-from tests.heads.program import process, refused, run
+from tests.heads.program import in_two_processes, process, refused, run
 from tests.stores import run_extract
 
 FULL = ("--mode", "full", "--epochs", "1", "--lr", "1e-3")
@@ -223,8 +223,5 @@ def test_two_processes_train_the_folds_that_one_trains(few, ground):
     options = ["--features", "few.zarr", "--bootstrap", "0", *FULL, "--split", "kfold:2", "--batch", "8",
                "--hidden-dropout", "0", "--attention-dropout", "0", "--dropout", "0", "--device", "cpu"]  # fmt: skip
     run(few, "finetune", *options, "--output", "one")
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", "--master_port=29519")
-    with start(few, *options, "--output", "two", launcher=launcher) as two:
-        out, _ = two.communicate(timeout=240)
-    assert two.returncode == 0, out
+    in_two_processes(few, 29519, "finetune", *options, "--output", "two")
     np.testing.assert_allclose(probabilities(few / "two"), probabilities(few / "one"), atol=1e-3)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.heads.finetune.test_modes import QUICK, metrics, probabilities
-from tests.heads.program import ROOT, refused, run
+from tests.heads.program import in_two_processes, refused, run
 from tests.processes import Program
 
 DROPOUT = ("--mode", "full", "--epochs", "3", "--lr", "1e-3", "--batch", "16", "--mixup", "0.4", "--mask", "0.05")
@@ -58,12 +55,7 @@ def test_two_processes_train_what_one_trains(ground):
     options = [*QUICK, "--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "48", "--hidden-dropout", "0",
                "--attention-dropout", "0", "--dropout", "0", "--device", "cpu", "--schedule", "constant"]  # fmt: skip
     run(ground, "finetune", *options, "--output", "one")
-    (ground / "heads_program.py").write_text("from cli.heads import main\nmain()\n")
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
-             "--master_port=29517", "heads_program.py", "finetune", *options, "--output", "two"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(ground), "OMP_NUM_THREADS": "1"}
-    two = subprocess.run(words, cwd=ground, env=environment, capture_output=True, text=True, check=False, timeout=240)
-    assert two.returncode == 0, two.stderr
+    in_two_processes(ground, 29517, "finetune", *options, "--output", "two")
     one = weights(ground / "one")
     for name, tensor in weights(ground / "two").items():
         # keys all shifted alike change no attention: their bias has no gradient but rounding, which Adam makes steps of

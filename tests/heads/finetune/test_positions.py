@@ -18,8 +18,7 @@ from embedcache.preflight import Options, encoding_of
 from heads.finetune.positions import PositionReading, Positions
 from heads.finetune.states import states_of
 from tests.heads.finetune.conftest import small_model
-from tests.heads.finetune.test_going_on import start
-from tests.heads.program import refused, run
+from tests.heads.program import in_two_processes, refused, run
 from tests.stores import random_reads, run_extract, write_fasta
 
 NONE = Options(poolings=("none",))
@@ -146,18 +145,6 @@ def test_records_of_files_and_stores_of_vectors_can_be_trained_letter_by_letter(
         np.testing.assert_allclose(column(proteins / name, "y_prob"), column(tuned["top"], "y_prob"), atol=1e-5)
 
 
-def test_folds_keep_records_whole_and_their_mean_is_said_of_raw_sequences(proteins):
-    options = ["--mode", "top", "--top-layers", "1", "--epochs", "1", "--split", "kfold:3", "--group", "record"]
-    run(proteins, "finetune", "--features", "t.zarr", *QUICK, *options, "--output", "folds")
-    judged = {}
-    for record, split in zip(column(proteins / "folds", "record"), column(proteins / "folds", "split"), strict=True):
-        judged.setdefault(record, set()).add(split)
-    assert len(judged) == ROWS
-    assert all(len(splits) == 1 for splits in judged.values())
-    run(proteins, "predict", "folds", "--input", "p.tsv", "-o", "folds.parquet")
-    assert len(probabilities(proteins / "folds.parquet")) == len(column(proteins / "folds", "id")) + ROWS
-
-
 @pytest.mark.slow
 def test_full_fine_tuning_finds_a_motif_that_frozen_letters_cannot_tell(proteins, tuned):
     options = ["--mode", "full", "--epochs", "8", "--lr", "3e-3", "--batch", "6", "--patience", "0"]
@@ -171,10 +158,7 @@ def test_two_processes_train_what_one_trains(proteins):
     options = ["--features", "t.zarr", *QUICK, "--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "12",
                "--hidden-dropout", "0", "--attention-dropout", "0", "--dropout", "0", "--device", "cpu"]  # fmt: skip
     run(proteins, "finetune", *options, "--output", "one")
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", "--master_port=29527")
-    with start(proteins, *options, "--output", "two", launcher=launcher) as two:
-        out, _ = two.communicate(timeout=240)
-    assert two.returncode == 0, out
+    in_two_processes(proteins, 29527, "finetune", *options, "--output", "two")
     ours, theirs = (metrics(proteins / name)["history"][0] for name in ("two", "one"))
     assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
     assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-3)
