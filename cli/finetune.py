@@ -12,6 +12,7 @@ import click
 from cli.head_options import OPTIONS, class_weights
 from cli.input_options import INPUT_NAMES, input_options
 from cli.run_options import names_in, nearness
+from cli.training_tables import echo_tables
 
 if TYPE_CHECKING:
     from embedcache.input_options import InputOptions
@@ -139,7 +140,6 @@ def _finetune(**given: Any) -> None:
     from embedcache.errors import Interrupted
     from heads.data.feature_stores import names_of_labels
     from heads.finetune.finetune import finetune
-    from heads.running import report
     from heads.running.runs import fold_runs
 
     source = _source(given)
@@ -176,11 +176,9 @@ def _finetune(**given: Any) -> None:
         from heads.running.training_log import append_to_log
 
         append_to_log(done.outdir, given["log"])
-    for part in [part for part in ("val", "test") if part in done.results[0].parts]:
-        click.echo("\n" + report.table(done.results, part, done.metrics))
+    echo_tables(done)
     one = done.outdir
     if done.folds:
-        click.echo(report.folds_line(done.folds, done.metrics))
         one, *_ = runs = fold_runs(done.outdir)
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
     if done.folds:

@@ -23,7 +23,7 @@ from embedcache.counted import counted, counted_of
     help="An option of `heads train` and its values, such as --vary head=lr,mlp --vary seed=0,1,2.",
 )
 @click.option(
-    "--plan", type=FOLDER, metavar="FILE", help="The same as YAML: OPTION: [V, V] lines; values may hold commas."
+    "--plan", type=FOLDER, metavar="FILE", help="The same as YAML: vary: {OPTION: [V, V], ...}; values may hold commas."
 )
 @click.option(
     "--zip", "zipped", is_flag=True, help="Take first values together, then second ones, instead of all combinations."
@@ -59,7 +59,11 @@ def sweep(
 
     if (plan is None) == (not vary):
         raise click.UsageError("say what varies: --vary OPTION=V,V or --plan FILE")
-    points = Sweep.parse(vary, "zip" if zipped else "product") if plan is None else Sweep.read(plan)
+    points = (
+        Sweep.parse(vary, "zip" if zipped else "product")
+        if plan is None
+        else Sweep.read(plan, "zip" if zipped else None)
+    )
     shared = [*context.args, *(["--select", select] if select else [])]
     for point in points.points:
         _parameters(features, shared, dict(point))

@@ -23,6 +23,7 @@ from cli.run_options import (
     names_in,
     nearness,
 )
+from cli.training_tables import echo_tables
 
 if TYPE_CHECKING:
     from heads.baselines.shared_baselines import FitBaselines
@@ -155,20 +156,10 @@ def train(features: tuple[str, ...], output: Path | None, overwrite: bool, **giv
     All settings with several values are tried; the best on validation rows is kept.
     """
     done = run_training(features, output, overwrite, given, click.echo)
-
-    from heads.running import report
-
     asked = click.get_current_context().get_parameter_source("threshold")
     if done.results[0].decisions.thresholds is None and asked is click.core.ParameterSource.COMMANDLINE:
         click.echo("  --threshold has no effect: it is for two classes and for labels")
-    for part in [part for part in ("val", "test") if part in done.results[0].parts]:
-        click.echo("\n" + report.table(done.results, part, done.metrics))
-        if done.results[0].parts[part].conformal is not None:
-            click.echo(f"conformal: {done.results[0].parts[part].conformal}")
-        for found in done.detections.get(part, ()):
-            click.echo("\n" + report.detection_table(found))
-    if done.folds:
-        click.echo(report.folds_line(done.folds, done.metrics))
+    echo_tables(done)
     click.echo(f"\nrun directory: {done.outdir} (report.html, metrics.json, predictions.parquet, model/)")
     click.echo(f"next: heads predict {done.outdir} --features STORE -o predictions.parquet")
     click.echo(f"      heads evaluate {done.outdir} --features STORE")

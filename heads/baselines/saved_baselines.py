@@ -18,7 +18,7 @@ from heads.deciding.decisions import Decisions
 from heads.deciding.rearrangement import rearrange
 from heads.head import DAMAGED, read_json
 from heads.json_values import array, mapping, text
-from heads.judging.judged import Model
+from heads.judging.results import Model
 
 FOLDER, CARD = "baselines", "baseline.json"
 

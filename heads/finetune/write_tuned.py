@@ -104,10 +104,10 @@ def write_tuned(tuned: Tuned, about: About, say: Say, overwrite: bool) -> Traini
             outcome = run_folds(setting.task, tuned.folds, judging, lambda name, *_: models[name])
             store = setting.store
         detector = detector_of_task(shared, store, outcome.task)
-        detections = keep_run(folder, store, outcome, about, tuned.certificate, shared.judging, detector, say)
+        kept = keep_run(folder, store, outcome, about, tuned.certificate, shared.judging, detector, say)
         for member in tuned.members:  # at the very end: until then another start finds all of it
             _move(setting.work / member.folder, folder / member.folder)
-    return Training.of(about.outdir, outcome, detections)
+    return Training.of(about.outdir, outcome, kept)
 
 
 def _model(tuned: Tuned, member: Member, outdir: Path) -> Model:

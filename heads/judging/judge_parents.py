@@ -14,9 +14,9 @@ from heads.data.labels import MISSING
 from heads.data.strata import Strata
 from heads.data.target import Codes, Target
 from heads.judging.aggregation import Aggregation, How
-from heads.judging.judged import Judged, Model, judge_models
+from heads.judging.judged import Judged, judge_models
 from heads.judging.parents import Parents, agreed_codes, agreed_target
-from heads.judging.results import Judging
+from heads.judging.results import Judging, Model
 
 
 @dataclass(frozen=True)

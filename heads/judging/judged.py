@@ -1,4 +1,4 @@
-"""Models side by side on one set of rows, or on the parents of these rows: metrics of each, and of the head by stratum."""
+"""Models side by side on one set of rows, or on the parents of these rows: metrics of each, over all and by stratum."""
 
 from __future__ import annotations
 
@@ -9,19 +9,9 @@ import numpy as np
 
 from heads.data.strata import Strata
 from heads.data.target import Codes, Target
-from heads.deciding.decisions import Decided, Decisions
 from heads.judging.breakdown import Part, breakdown, means, to_json
 from heads.judging.detection import Detection, Detector, detect
-from heads.judging.results import Judging, PartResult, judge_rows
-
-
-@dataclass(frozen=True)
-class Model:
-    """A head or a baseline, and what it said of n rows."""
-
-    name: str
-    decisions: Decisions
-    decided: Decided
+from heads.judging.results import Judging, Model, PartResult, judge_rows
 
 
 @dataclass(frozen=True)
@@ -33,7 +23,7 @@ class Judged:
     results: tuple[tuple[str, PartResult], ...]
     """By the name of the model."""
     parts: tuple[Part, ...]
-    """The head by stratum, where strata were asked for."""
+    """The same by stratum, where strata were asked for."""
     notes: tuple[str, ...]
     detections: tuple[Detection, ...] = ()
 
@@ -77,16 +67,7 @@ def judge_models(
     parts: tuple[Part, ...] = ()
     head = models[0]
     if strata is not None:
-        parts = breakdown(
-            target,
-            head.decided.outputs,
-            head.decided.predictions,
-            strata,
-            quantiles=head.decisions.quantiles,
-            resamples=judging.resamples,
-            groups=groups,
-            seed=judging.seed,
-        )
+        parts = breakdown(target, models, strata, resamples=judging.resamples, groups=groups, seed=judging.seed)
     notes = (*head.decided.notes, *(f"this set of {unit} {note}" for note in results[0][1].evaluation.notes))
     said = [(model.name, np.asarray(model.decided.predictions, np.float64)) for model in models]
     true = np.asarray(target.values, np.float64)

@@ -30,6 +30,15 @@ class Judging:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A head or a baseline, and what it said of n rows."""
+
+    name: str
+    decisions: Decisions
+    decided: Decided
+
+
+@dataclass(frozen=True)
 class Held:
     """What conformal sets or intervals are worth: the share of rows that they hold, and their size."""
 
@@ -86,6 +95,10 @@ class Result:
         """What is to be known of the decisions and, split by split, of the intervals."""
         rough = (f"{name} {note}" for name, part in self.parts.items() for note in part.evaluation.notes)
         return (*self.decisions.notes, *self.decided.notes, *rough)
+
+    def on(self, rows: Codes) -> Model:
+        """The model and what it said of some of the rows."""
+        return Model(self.name, self.decisions, take(self.decided, rows))
 
     def to_json(self) -> dict[str, object]:
         """The splits by name, and the decisions."""

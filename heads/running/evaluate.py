@@ -18,9 +18,9 @@ from heads.data.target import Codes, Target
 from heads.judging.detection import detector_of
 from heads.judging.detection_rule import DetectionRule
 from heads.judging.judge_parents import Windows, judge_parents
-from heads.judging.judged import Judged, Model, judge_models, of_rows
+from heads.judging.judged import Judged, judge_models, of_rows
 from heads.judging.parents import Parents
-from heads.judging.results import Judging
+from heads.judging.results import Judging, Model
 from heads.running import runs
 from heads.running.open_run import Run
 from heads.running.predict import Say, departure, open_matching, strata_of

@@ -15,7 +15,10 @@ import numpy as np
 from embedcache.rawfeatures import encoder_record
 from embedcache.store import Store
 from heads.baselines import saved_baselines
+from heads.data.labels import MISSING
+from heads.data.strata import Strata
 from heads.deciding.thresholds import UNTUNED, ThresholdRule
+from heads.judging.breakdown import Part, breakdown
 from heads.judging.detection import Detection, Detector, detect
 from heads.judging.results import Judging
 from heads.linear.logistic import UNEVEN
@@ -26,10 +29,13 @@ from heads.saving import saved
 from heads.saving.profile import TrainingProfile, profile_of
 from heads.saving.saved import HeadCard, SavedHead
 from heads.splitting.certificates import Certificates
-from heads.splitting.splits import NAMES, TRAIN
+from heads.splitting.splits import NAMES, TEST, TRAIN
+from heads.splitting.task import Task
 
 Say = Callable[[str], None]
 """Where the running account goes, a line at a time."""
+MOST_GROUPS = 50
+"""Groups up to which the metrics of each are written."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,16 @@ class About:
     """Path of the rows."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a run shows of its models beside their metrics on the whole splits."""
+
+    parts: tuple[Part, ...]
+    """Of the test rows, by stratum and by group."""
+    detections: Mapping[str, tuple[Detection, ...]]
+    """What they detect, by the name of the split."""
+
+
 def keep_run(
     folder: Path,
     store: Store,
@@ -53,8 +69,8 @@ def keep_run(
     judging: Judging,
     detector: Detector,
     say: Say,
-) -> dict[str, tuple[Detection, ...]]:
-    """Save heads and baselines and write all else of a run into its folder; returns what the models detect.
+) -> Shown:
+    """Save heads and baselines and write all else of a run into its folder; returns what else is to be shown.
 
     `store` holds the features of the run, of folds with an encoder each those before the training.
     """
@@ -71,9 +87,35 @@ def keep_run(
         started=about.started,
         certificate=certificate.hash,
     )
-    detections = detections_of(outcome, detector, judging)
-    write_run(folder, store, outcome, manifest, certificate, judging, notes, detections)
-    return detections
+    shown = Shown(parts_of(outcome, judging), detections_of(outcome, detector, judging))
+    write_run(folder, store, outcome, manifest, certificate, notes, shown.parts, shown.detections)
+    return shown
+
+
+def parts_of(outcome: Outcome, judging: Judging) -> tuple[Part, ...]:
+    """Head and baselines on the test rows, by stratum and by group."""
+    rows = outcome.task.part(TEST)
+    tested, said = outcome.task.take(rows), [result.on(rows) for result in outcome.results]
+    parts: tuple[Part, ...] = ()
+    by_group = _groups_as_strata(tested)
+    for strata, groups in ((tested.strata, tested.groups), (by_group, None)):
+        # where the groups are the strata, each is judged once, with intervals over its rows
+        if strata is not None and (strata is by_group or by_group is None or strata.column != by_group.column):
+            parts += breakdown(
+                tested.target, said, strata, resamples=judging.resamples, groups=groups, seed=judging.seed
+            )
+    return parts
+
+
+def _groups_as_strata(task: Task) -> Strata | None:
+    """The groups as strata, where they are few enough to be looked at one by one."""
+    if task.groups is None:
+        return None
+    held = np.unique(task.groups[task.groups != MISSING])
+    if not 2 <= len(held) <= MOST_GROUPS:
+        return None
+    codes = np.where(task.groups == MISSING, MISSING, np.searchsorted(held, task.groups))
+    return Strata(str(task.columns.group), codes, tuple(str(task.group_names[one]) for one in held))
 
 
 def detections_of(outcome: Outcome, detector: Detector, judging: Judging) -> dict[str, tuple[Detection, ...]]:

@@ -97,10 +97,12 @@ def judged_table(judged: Judged, metrics: Sequence[str], unit: str = "rows") -> 
 
 
 def parts_table(parts: Sequence[Part], metrics: Sequence[str]) -> str:
-    """One line per stratum."""
-    head = [parts[0].column, "rows", *(TITLES[metric] for metric in metrics)]
-    lines = [[part.name, f"{part.evaluation.rows:,}", *_cells(part.evaluation, metrics)] for part in parts]
-    return grid([head, *lines])
+    """A block for each stratum, with one line per model, the head first."""
+    lines = [[f"by {parts[0].column}", *(TITLES[metric] for metric in metrics)]]
+    for part in parts:
+        lines.append([f"{part.name} ({part.evaluation.rows:,} rows)", *("" for _ in metrics)])
+        lines += [[f"  {model}", *_cells(evaluation, metrics)] for model, evaluation in part.models]
+    return grid(lines)
 
 
 def detection_table(found: Detection) -> str:

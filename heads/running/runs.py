@@ -7,7 +7,7 @@ predictions.parquet       row, id, split, what is true and what was said (`predi
 predictions_val_test.npz  val_y_true, val_y_prob, test_y_true, test_y_prob
 history.csv               every epoch of every trial, or, where there are no epochs, every trial
 grid.csv                  every trial, where there are epochs
-breakdown.csv             the head's metrics by stratum and by group
+breakdown.csv             metrics of the head and its baselines on test rows, by stratum and by group
 split_certificate.json    what was looked for between train and the rows that judge, and what was found
 model/                    the head (see `heads.head`)
 baselines/                what it must beat, as fitted on the training rows (`heads.baselines.saved_baselines`)

@@ -24,7 +24,7 @@ class SweptBaseline:
 
     name: str
     point: Point
-    """The options of these runs that other runs have other values of."""
+    """The options of these runs that other runs with this baseline have other values of."""
     values: Mapping[Metric, tuple[float, ...]]
     """One value where the seeds agree, else one for each; () where there is none."""
     earlier: bool
@@ -41,9 +41,9 @@ def swept_baselines(
     groups : all runs, in groups that stay together, such as those of one point.
     metrics : those by which groups agree on a baseline or do not.
     """
-    finished = [run for run in swept.runs if run.metrics is not None]
     found = []
-    for name in dict.fromkeys(name for run in finished for name in run.baselines):
+    for name in dict.fromkeys(name for run in swept.runs for name in run.baselines):
+        having = [run for run in swept.runs if name in run.baselines]
         agreeing: dict[tuple[tuple[float, ...], ...], list[SweepRun]] = {}
         for group in groups:
             runs = [run for run in group if name in run.baselines]
@@ -51,7 +51,7 @@ def swept_baselines(
                 agreeing.setdefault(tuple(_values(runs, name, metric) for metric in metrics), []).extend(runs)
         for values, runs in agreeing.items():
             held = dict(zip(metrics, values, strict=True))
-            found.append(SweptBaseline(name, _own_options(runs, finished), held, all(run.earlier for run in runs)))
+            found.append(SweptBaseline(name, _own_options(runs, having), held, all(run.earlier for run in runs)))
     return found
 
 
@@ -62,7 +62,7 @@ def _values(runs: Sequence[SweepRun], name: str, metric: Metric) -> tuple[float,
 
 
 def _own_options(runs: Sequence[SweepRun], among: Sequence[SweepRun]) -> Point:
-    """The options that have one value in some runs, and others in the rest of all."""
+    """The options that have one value in some runs, and others in the rest of all that have the baseline."""
     return {
         name: value
         for name, value in runs[0].point.items()

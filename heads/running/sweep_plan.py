@@ -55,8 +55,8 @@ class Sweep:
         return cls(values, mode)  # type: ignore[arg-type]
 
     @classmethod
-    def read(cls, file: Path) -> Self:
-        """Read a YAML file: ``vary: {option: [value, value]}`` and, if wanted, ``mode: zip``.
+    def read(cls, file: Path, mode: Mode | None = None) -> Self:
+        """Read a YAML file: ``vary: {option: [value, value]}`` and, if wanted, ``mode: zip``; a given mode goes before that.
 
         Raises HeadError where it is not one.
         """
@@ -65,11 +65,11 @@ class Sweep:
             if not isinstance(held, dict) or set(held) - {"vary", "mode"} or not isinstance(held["vary"], dict):
                 raise TypeError("it holds something else")
             values = {_name(str(name)): tuple(map(_text, _listed(listed))) for name, listed in held["vary"].items()}
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
             raise HeadError(
                 f"{file} is no sweep ({' '.join(str(error).split())}): write vary: {{option: [value, value]}}"
             ) from None
-        return cls(values, held.get("mode", "product"))
+        return cls(values, mode or held.get("mode", "product"))
 
     @property
     def points(self) -> tuple[tuple[tuple[str, str], ...], ...]:

@@ -19,6 +19,7 @@ from heads.data.feature_stores import Features
 from heads.data.features import MEMORY_BYTES, pick_device
 from heads.data.labels import TaskKind
 from heads.fitting import Record
+from heads.judging.breakdown import Part
 from heads.judging.detection import Detection, Detector, detector_of
 from heads.judging.detection_rule import DetectionRule
 from heads.judging.metrics import check_metric
@@ -28,7 +29,7 @@ from heads.perceptron.mlp_options import MLPOptions
 from heads.progress import told
 from heads.running import report, runs
 from heads.running.fit import Recipe, default_metric
-from heads.running.keep_run import About, Say, keep_run
+from heads.running.keep_run import About, Say, Shown, keep_run
 from heads.running.open_run import open_run
 from heads.running.rounds import Outcome, Setting, fit_model, judge_once, run_folds
 from heads.saving.kinds import check_kind
@@ -90,12 +91,15 @@ class Training:
     """Those to show."""
     detections: Mapping[str, tuple[Detection, ...]] = field(default_factory=dict)
     """By the name of the split."""
+    strata: tuple[Part, ...] = ()
+    """The models on test rows by the strata that were asked for."""
 
     @classmethod
-    def of(cls, outdir: Path, outcome: Outcome, detections: Mapping[str, tuple[Detection, ...]]) -> Training:
+    def of(cls, outdir: Path, outcome: Outcome, kept: Shown) -> Training:
         """What a judged training has come to."""
         shown = report.shown_metrics(outcome.task.target.kind, outcome.quantiles)
-        return cls(outdir, outcome.results, outcome.folds, shown, detections)
+        strata = tuple(part for part in kept.parts if part.column == outcome.task.columns.stratum)
+        return cls(outdir, outcome.results, outcome.folds, shown, kept.detections, strata)
 
 
 def train(
@@ -138,8 +142,8 @@ def train(
             else:
                 outcome = run_folds(task, folds, setting)
         about = About(outdir, started, str(device), arguments, store.origin)
-        detections = keep_run(folder, store, outcome, about, certificate, options.judging, detector, say)
-    return Training.of(outdir, outcome, detections)
+        kept = keep_run(folder, store, outcome, about, certificate, options.judging, detector, say)
+    return Training.of(outdir, outcome, kept)
 
 
 def _said(features: Features) -> dict[str, Any]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from embedcache.store import Store
-from heads.data.labels import MISSING
-from heads.data.strata import Strata
 from heads.fitting import Record
 from heads.judging import plots
-from heads.judging.breakdown import Part, breakdown, means
+from heads.judging.breakdown import Part, mean_records, means
 from heads.judging.breakdown import records as breakdown_records
 from heads.judging.breakdown import to_json as breakdown_json
 from heads.judging.detection import Detection
-from heads.judging.results import Judging, take
+from heads.judging.results import take
 from heads.running import predictions, report, runs
 from heads.running.card import write_card
 from heads.running.fit import Fit
@@ -25,10 +21,7 @@ from heads.running.rounds import Outcome
 from heads.running.runs import Manifest
 from heads.splitting.certificates import Certificates
 from heads.splitting.splits import TEST
-from heads.splitting.task import Task, contents, describe
-
-MOST_GROUPS = 50
-"""Groups up to which the metrics of each are written."""
+from heads.splitting.task import contents, describe
 
 
 def write_run(
@@ -37,8 +30,8 @@ def write_run(
     outcome: Outcome,
     manifest: Manifest,
     certificate: Certificates,
-    judging: Judging,
     notes: list[str],
+    parts: Sequence[Part],
     detections: Mapping[str, tuple[Detection, ...]],
 ) -> None:
     """Write everything of a run but its heads into its folder.
@@ -46,13 +39,13 @@ def write_run(
     Parameters
     ----------
     notes : those of the fits and decisions.
+    parts : the models on test rows, by stratum and by group.
     detections : what the models detect, by the name of the split.
     """
     task, head = outcome.task, outcome.results[0]
     fit, quantiles = outcome.models[0].fit, outcome.quantiles
     history = _records(outcome, lambda one: one.fitted.history)
     trials = _records(outcome, lambda one: one.fitted.trials)
-    parts = _breakdown(outcome, judging)
     chosen = [dict(model.fit.fitted.chosen) for model in outcome.models]
     every_note = [*task.notes, *certificate.leaks, *notes]
     metrics = {
@@ -98,7 +91,7 @@ def write_run(
         chosen=f"Chosen by {fit.score}: {fit.settings}." if outcome.single else _chosen_in_folds(fit),
         trials=trials,
         history=history,
-        breakdown=[*breakdown_records(parts), *_mean_records(means(parts))],
+        breakdown=[*breakdown_records(parts), *mean_records(parts)],
         pictures=pictures,
         notes=every_note,
         folds=outcome.folds,
@@ -111,10 +104,6 @@ def write_run(
 def _chosen_in_folds(fit: Fit) -> str:
     stopped = "" if fit.stopped_on is None else f", stopped by {fit.stopped_on.words}"
     return f"Chosen in each fold by {fit.select}{stopped}."
-
-
-def _mean_records(found: Mapping[str, Mapping[str, float]]) -> list[Record]:
-    return [{"column": column, "stratum": "mean, weighted by rows", **values} for column, values in found.items()]
 
 
 def _by_rule(detections: Mapping[str, tuple[Detection, ...]]) -> dict[str, dict[str, object]]:
@@ -131,38 +120,6 @@ def _records(outcome: Outcome, of: Callable[[Fit], tuple[Record, ...]]) -> list[
     return [
         {"fold": model.name, **record} if model.name else record for model in outcome.models for record in of(model.fit)
     ]
-
-
-def _breakdown(outcome: Outcome, judging: Judging) -> tuple[Part, ...]:
-    """The head on its test rows, by stratum and by group."""
-    task, decided = outcome.task, outcome.results[0].decided
-    rows = task.part(TEST)
-    tested, said = task.take(rows), take(decided, rows)
-    parts: tuple[Part, ...] = ()
-    for strata, groups in ((tested.strata, tested.groups), (_groups_as_strata(tested), None)):
-        if strata is not None:
-            parts += breakdown(
-                tested.target,
-                said.outputs,
-                said.predictions,
-                strata,
-                quantiles=outcome.results[0].decisions.quantiles,
-                resamples=judging.resamples,
-                groups=groups,
-                seed=judging.seed,
-            )
-    return parts
-
-
-def _groups_as_strata(task: Task) -> Strata | None:
-    """The groups as strata, where they are few enough to be looked at one by one."""
-    if task.groups is None:
-        return None
-    held = np.unique(task.groups[task.groups != MISSING])
-    if not 2 <= len(held) <= MOST_GROUPS:
-        return None
-    codes = np.where(task.groups == MISSING, MISSING, np.searchsorted(held, task.groups))
-    return Strata(str(task.columns.group), codes, tuple(str(task.group_names[one]) for one in held))
 
 
 def _draw(folder: Path, outcome: Outcome) -> list[str]:

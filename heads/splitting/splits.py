@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcache.counted import counted
 from embedcache.errors import HeadError
 from heads.data.labels import MISSING, Column
 from heads.data.target import ClassName, Codes, Doubles, Target
@@ -101,10 +102,10 @@ def deal_parts(strata: Codes, groups: Codes | None, shares: Sequence[int], seed:
     units = len(strata) if groups is None else len(np.unique(groups))
     if units < len(shares):
         if groups is None:
-            raise HeadError(f"{units} rows cannot be split into {len(shares)} parts: a head needs more rows")
+            raise HeadError(f"{counted(units, 'row')} cannot be split into {len(shares)} parts: a head needs more rows")
         raise HeadError(
-            f"rows of {units} groups cannot be split into {len(shares)} parts with groups kept whole; use another --group "
-            "column, or give a split column with train, val and test"
+            f"rows of {counted(units, 'group')} cannot be split into {len(shares)} parts with groups kept whole; use "
+            "another --group column, or give a split column with train, val and test"
         )
     return deal(strata, groups, shares, seed)
 

@@ -13,8 +13,10 @@ import pytest
 from embedcache.errors import HeadError
 from heads.data.strata import Strata, numeric_bins, parse_strata
 from heads.data.target import Target
-from heads.judging.breakdown import breakdown, means, records, to_json
+from heads.deciding.decisions import Decided, Decisions
+from heads.judging.breakdown import breakdown, mean_records, means, records, to_json
 from heads.judging.metrics import evaluate
+from heads.judging.results import Model
 
 
 def contexts(rows=300, seed=0):
@@ -24,13 +26,43 @@ def contexts(rows=300, seed=0):
     yes = (rng.random(rows) < 0.3) & (codes != 2)
     p = np.clip(0.5 * yes + 0.5 * rng.random(rows), 0, 1)
     target = Target("binary", ("no", "yes"), yes.astype(np.int64))
-    return target, np.stack([1 - p, p], 1), (p > 0.4).astype(np.int64), Strata("context", codes, ("CG", "CHG", "CHH"))
+    head = Model("head", Decisions.fixed(0.4), Decided(np.stack([1 - p, p], 1), (p > 0.4).astype(np.int64)))
+    return target, [head], Strata("context", codes, ("CG", "CHG", "CHH"))
+
+
+def prior(rows):
+    """A baseline that says the same of every row."""
+    return Model("prior only", Decisions.fixed(0.5), Decided(np.tile([0.8, 0.2], (rows, 1)), np.zeros(rows, np.int64)))
+
+
+def test_baselines_stand_beside_the_head_in_every_stratum():
+    target, models, strata = contexts()
+    models.append(prior(len(target)))
+    parts = breakdown(target, models, strata, resamples=20, seed=4)
+    for code, part in enumerate(parts):
+        rows = np.flatnonzero(strata.codes == code)
+        assert [name for name, _ in part.models] == ["head", "prior only"]
+        for model, (_, evaluation) in zip(models, part.models, strict=True):
+            said = model.decided
+            alone = evaluate(target.take(rows), said.outputs[rows], said.predictions[rows], resamples=20, seed=4)
+            assert repr(evaluation) == repr(alone)
+    lines = records(parts)
+    assert [(line["stratum"], line["model"]) for line in lines[:3]] == [
+        ("CG", "head"), ("CG", "prior only"), ("CHG", "head"),
+    ]  # fmt: skip
+    found = to_json(parts)["context"]["CG"]
+    assert (found["auroc"], found["baselines"]["prior only"]["auroc"]) == (lines[0]["auroc"], 0.5)
+    assert means(parts)["context"]["baselines"]["prior only"]["auroc"] == pytest.approx(0.5)
+    assert [(line["stratum"], line["model"]) for line in mean_records(parts)] == [
+        ("mean, weighted by rows", "head"), ("mean, weighted by rows", "prior only"),
+    ]  # fmt: skip
 
 
 def test_a_stratum_is_judged_as_its_rows_alone():
-    target, outputs, predictions, strata = contexts()
+    target, models, strata = contexts()
     groups = np.arange(len(target)) // 5
-    parts = breakdown(target, outputs, predictions, strata, resamples=30, groups=groups, seed=4)
+    outputs, predictions = models[0].decided.outputs, models[0].decided.predictions
+    parts = breakdown(target, models, strata, resamples=30, groups=groups, seed=4)
     assert [part.name for part in parts] == ["CG", "CHG", "CHH"]
     for code, part in enumerate(parts):
         rows = np.flatnonzero(strata.codes == code)
@@ -50,26 +82,27 @@ def test_a_stratum_of_one_class_has_no_ranking_metrics_and_says_so():
 
 
 def test_a_small_stratum_is_noted_and_an_empty_one_left_out():
-    target, outputs, predictions, strata = contexts()
+    target, models, strata = contexts()
     codes = np.where(np.arange(len(target)) < 4, 3, np.where(strata.codes == 0, -1, strata.codes))
-    parts = breakdown(target, outputs, predictions, Strata("context", codes, ("CG", "CHG", "CHH", "new")), resamples=0)
+    parts = breakdown(target, models, Strata("context", codes, ("CG", "CHG", "CHH", "new")), resamples=0)
     assert [part.name for part in parts] == ["CHG", "CHH", "new"]
     assert any("few rows" in note for note in parts[2].evaluation.notes)
 
 
 def test_a_group_as_stratum_is_one_unit_or_its_rows():
-    target, outputs, predictions, strata = contexts()
+    target, models, strata = contexts()
     groups = strata.codes.copy()
-    as_unit = breakdown(target, outputs, predictions, strata, groups=groups, resamples=20)
+    as_unit = breakdown(target, models, strata, groups=groups, resamples=20)
     assert as_unit[0].evaluation.intervals["acc"] is None
     assert "has 1 group: it gets no intervals" in as_unit[0].evaluation.notes
-    by_row = breakdown(target, outputs, predictions, strata, resamples=20)
+    by_row = breakdown(target, models, strata, resamples=20)
     assert by_row[0].evaluation.intervals["acc"] is not None
 
 
 def test_the_lines_of_a_table_are_flat_and_alike():
-    target, outputs, predictions, strata = contexts()
-    lines = records(breakdown(target, outputs, predictions, strata, resamples=20))
+    target, models, strata = contexts()
+    predictions = models[0].decided.predictions
+    lines = records(breakdown(target, models, strata, resamples=20))
     assert {tuple(line) for line in lines} == {tuple(lines[0])}
     file = io.StringIO()
     writer = csv.DictWriter(file, list(lines[0]))
@@ -100,9 +133,8 @@ def test_quantiles_of_a_quantity_are_judged_by_stratum_too():
     values = rng.standard_normal(200)
     outputs = np.sort(values[:, None] + rng.standard_normal((200, 2)), axis=1)
     strata = Strata("gene", np.arange(200) % 2, ("a", "b"))
-    lines = records(
-        breakdown(Target("regression", ("psi",), values), outputs, None, strata, quantiles=(0.5, 0.9), resamples=20)
-    )
+    head = Model("head", Decisions("regression", 2, quantiles=(0.5, 0.9)), Decided(outputs, outputs[:, 0]))
+    lines = records(breakdown(Target("regression", ("psi",), values), [head], strata, resamples=20))
     over = values[::2] - outputs[::2, 1]
     assert lines[0]["pinball_0.9"] == pytest.approx(np.maximum(0.9 * over, -0.1 * over).mean())
     assert lines[0]["spearman_p"] < 0.05
@@ -156,14 +188,13 @@ def test_text_cannot_be_cut_into_bins():
 
 
 def test_strata_of_other_rows_are_refused():
-    target, outputs, predictions, strata = contexts()
+    target, models, strata = contexts()
     with pytest.raises(HeadError, match="300 rows need one stratum each, and 'context' has 299"):
-        breakdown(target, outputs, predictions, Strata("context", strata.codes[1:], strata.names))
+        breakdown(target, models, Strata("context", strata.codes[1:], strata.names))
 
 
 def test_means_over_the_strata_are_weighted_by_their_rows():
-    target, outputs, predictions, strata = contexts()
-    parts = breakdown(target, outputs, predictions, strata, resamples=0)
+    parts = breakdown(*contexts(), resamples=0)
     (found,) = means(parts).items()
     known = [part.evaluation for part in parts if not math.isnan(part.evaluation.values["auprc"])]
     expected = np.average([one.values["auprc"] for one in known], weights=[one.rows for one in known])

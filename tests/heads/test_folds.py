@@ -217,7 +217,7 @@ def test_one_value_cannot_be_left_out():
     [
         (KFold(5), 600, np.arange(600) // 200, "rows of 3 groups cannot be split into 5 parts.*or take fewer folds"),
         (KFold(700), 600, None, "600 rows cannot be split into 700 parts"),
-        (KFold(2), 1, None, "1 rows cannot be split into 2 parts"),
+        (KFold(2), 1, None, "1 row cannot be split into 2 parts"),
         (Nested(3, 3), 600, np.arange(600) // 200, "inner folds: rows of 2 groups cannot be split into 3 parts"),
     ],
 )

@@ -134,16 +134,19 @@ def test_nested_folds_and_left_out_groups_give_heads_that_predict(rich, tmp_path
 
 def test_a_threshold_for_each_stratum_is_used_when_predicting(rich, tmp_path):
     words = ["--strata", "length:300", "--threshold-by-stratum", "--calibration", "platt", "--c", "0.1"]
-    _, metrics = train(tmp_path, rich, *words)
+    said, metrics = train(tmp_path, rich, *words)
     cuts = metrics["decisions"]["thresholds"]["strata"]
     assert set(cuts) == {"length < 300", "length >= 300"}
     assert set(metrics["breakdown"]["length:300"]) == set(cuts)
+    stratum = metrics["breakdown"]["length:300"]["length < 300"]
+    assert stratum["baselines"]["stratum only"]["rows"] == stratum["rows"]
+    assert f"length < 300 ({stratum['rows']} rows)" in said.partition("test by length:300")[2]
     run(tmp_path, "predict", "out", "--features", rich, "-o", "p.parquet")
     table = columns_of(tmp_path / "p.parquet")
     own = columns_of(tmp_path / "out" / "predictions.parquet")
     assert (table["y_pred"] == own["y_pred"]).all()
     shown = run(tmp_path, "evaluate", "out", "--features", rich, "--strata", "context", "--bootstrap", "0").stdout
-    assert "CHH" in shown
+    assert "prior only" in shown.partition("CHH")[2]
 
 
 def test_weights_steps_focal_loss_samplers_and_mixup_go_through(rich, tmp_path, monkeypatch):

@@ -126,6 +126,19 @@ def test_a_file_says_the_same_with_values_that_hold_commas(tmp_path):
     assert plan.values["steps"] == ("l2,pca:8", "l2")
     assert plan.values["class-weight"] == ("balanced",)
     assert len(plan.points) == 8
+    assert len(Sweep.read(write_plan(tmp_path, "vary: {c: [0.1, 1], seed: [0, 1]}"), "zip").points) == 2
+
+
+def write_plan(folder, text):
+    file = folder / "plan.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "reads.fa.gz").write_bytes(b"\x1f\x8b\x08\x00\xff\xfe")
+    with pytest.raises(HeadError, match="is no sweep"):
+        Sweep.read(tmp_path / "reads.fa.gz")
 
 
 @pytest.mark.parametrize(
@@ -288,6 +301,19 @@ def test_baselines_that_the_runs_agree_on_are_in_both_tables_once(tmp_path):
         "| baseline prior |  |  | 0.1000 | 0.1000 |  |\n| baseline lookup |  |  | 0.4000 | 0.4000 |  |\n\n" in summary
     )
     assert summary.count("lookup") == 2
+
+
+def test_a_baseline_that_some_heads_leave_out_is_not_taken_for_one_of_the_others(tmp_path):
+    def trainer(point, outdir):
+        outdir.mkdir()
+        held = {"test": {"auprc": 0.3}}
+        rivals = {"prior": held} if point["head"] == "lr" else {"prior": held, "kmer": held}
+        metrics = {"val": {"auprc": 0.4}, "test": {"auprc": 0.4}, "baselines": rivals}
+        (outdir / METRICS).write_text(json.dumps(metrics))
+        return metrics
+
+    sweep(PLAN, tmp_path / "s", trainer, metric="auprc")
+    assert [(line["baseline"], line["head"]) for line in rivals(tmp_path / "s")] == [("prior", ""), ("kmer", "")]
 
 
 def test_baselines_that_an_option_changes_have_a_line_for_each_of_its_values(tmp_path):

@@ -240,7 +240,7 @@ def test_labels_are_spread_by_their_combinations_and_rare_combinations_by_their_
     ("groups", "message"),
     [
         (np.arange(20) // 10, "2 groups cannot be split into 3 parts"),
-        (np.zeros(20, np.int64), "1 groups cannot be split"),
+        (np.zeros(20, np.int64), "1 group cannot be split"),
     ],
 )
 def test_too_few_groups_are_refused(groups, message):
@@ -249,7 +249,7 @@ def test_too_few_groups_are_refused(groups, message):
 
 
 def test_one_row_is_refused():
-    with pytest.raises(HeadError, match="1 rows cannot be split into 3 parts"):
+    with pytest.raises(HeadError, match="1 row cannot be split into 3 parts"):
         draw_split(classes([0]), None, 0)
 
 

@@ -50,6 +50,19 @@ def test_train_with_nothing_but_a_store_leaves_a_whole_run(trained):
     assert "next: heads predict runs/reads-lr" in said
 
 
+def test_strata_that_are_the_groups_are_judged_once(store, tmp_path):
+    words = ("--split", "kfold:3", "--group", "context", "--strata", "context")
+    words += ("--c", "1", "--class-weight", "none", "--bootstrap", "100", "--output", "out")
+    said = run(tmp_path, "train", "--features", store, *words).stdout
+    table = (tmp_path / "out" / "breakdown.csv").read_text().splitlines()
+    held = [tuple(line.split(",")[:3]) for line in table[1:]]
+    assert held == [
+        ("context", name, model) for name in ("CG", "CHG", "CHH") for model in dict.fromkeys(m for *_, m in held)
+    ]
+    assert ("context", "CG", "prior only") in held
+    assert re.search(r"CG \(500 rows\)\n  lr head +0\.\d+ +0\.\d+ \[", said)
+
+
 def test_metrics_and_manifest_have_the_agreed_names(trained, store):
     outdir, _ = trained
     metrics = json.loads((outdir / "metrics.json").read_text())
