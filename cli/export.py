@@ -54,7 +54,8 @@ def export(
     )
     for file in done.files:
         progress.say(f"wrote    {file}, {size_of(file.stat().st_size)}")
-    progress.say(f"rows     {len(opened):,} x {done.dim:,} {done.dtype}")
+    tokens = "" if not opened.per_token else f" with {int(opened.offsets[-1]):,} tokens"
+    progress.say(f"rows     {len(opened):,}{tokens} x {done.dim:,} {done.dtype}")
     if done.columns:
         progress.say(f"columns  {', '.join(done.columns)}")
     if done.left:

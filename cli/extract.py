@@ -22,7 +22,7 @@ MODEL_HELP = "Encoder: an alias (see `embedcache models`), a hub id, a folder, h
 @click.command(cls=OfExtraction)
 @click.option("--model", required=True, help=MODEL_HELP)
 @input_options
-@click.option("--output", required=True, type=click.Path(), help="The store to make, to finish or to extend.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="The store to make, to finish or to extend.")
 @click.option("--pool", default="mean", show_default=True, help="mean (as the encoder's authors do it), mean:all (special "
               "tokens too), mean:inner (without them), max, cls, last, center:W (mean over the W letters in the middle), "
               "at:COLUMN (the token at the letter that a column of the input names); several by comma become blocks. none "
@@ -157,7 +157,7 @@ _ALIKE = (
 
 
 @click.command(cls=OfExtraction, params=[option for option in extract.params if option.name in _ALIKE])
-@click.option("--output", type=click.Path(), help="Where the store would lie, for the free disk. Default: here.")
+@click.option("-o", "--output", type=click.Path(), help="Where the store would lie, for the free disk. Default: here.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True,
               help="How long batches are timed.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Seed of the choice of records.")

@@ -34,7 +34,7 @@ from embedcache.counted import counted, counted_of
     metavar="METRIC",
     help="Metric on validation rows that chooses.  [default: as for train]",
 )
-@click.option("--output", type=FOLDER, required=True, metavar="DIR", help="Folder of the sweep.")
+@click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder of the sweep.")
 @click.pass_context
 def sweep(
     context: click.Context,

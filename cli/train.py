@@ -130,7 +130,7 @@ if TYPE_CHECKING:
     help="Rows of train and test this close are near-duplicates; 0 looks for none.  [default: 0.999; with --per-position 0]",
 )
 @click.option("--strict", is_flag=True, help="Refuse a split that leaks.")
-@click.option("--output", type=FOLDER, metavar="DIR", help="Run directory.  [default: runs/STORE-HEAD]")
+@click.option("-o", "--output", type=FOLDER, metavar="DIR", help="Run directory.  [default: runs/STORE-HEAD]")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --output.")
 @click.option(
     "--memory",

@@ -82,6 +82,8 @@ def _open(file: InputFile, reading: Reading) -> Embeddings:
 
 def _format_of(file: InputFile) -> str:
     """By extension, else by the first bytes."""
+    if file.path.is_dir():
+        return "h5ad"
     if file.extension in EXTENSIONS:
         return EXTENSIONS[file.extension]
     with file.path.open("rb") as stream:
@@ -90,7 +92,12 @@ def _format_of(file: InputFile) -> str:
         raise file.error("it is packed with gzip, and vectors are read at any place: unpack it with gunzip")
     if zipfile.is_zipfile(file.path):
         with zipfile.ZipFile(file.path) as archive:
-            return "pt" if any(name.endswith("data.pkl") for name in archive.namelist()) else "npz"
+            names = archive.namelist()
+        if any(name.startswith("obs/") for name in names):
+            return "h5ad"
+        return "pt" if any(name.endswith("data.pkl") for name in names) else "npz"
+    if start.startswith(b"PK"):
+        raise file.error("the zip was cut off, or is damaged; copy or download it again")
     found = next((kind for magic, kind in _STARTS.items() if start.startswith(magic)), None)
     if found is None:
         raise file.error(

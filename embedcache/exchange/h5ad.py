@@ -1,7 +1,8 @@
-"""AnnData: ``X`` or an array of ``obsm`` as ready-made embeddings, ``obs`` as metadata."""
+"""AnnData (.h5ad, .zarr, .zarr.zip): ``X`` or an array of ``obsm`` as ready-made embeddings, ``obs`` as metadata."""
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from embedcache.exchange.embeddings import Matrix, Reading, Values, id_table, wi
 from embedcache.exchange.hdf5 import open_file
 from embedcache.exchange.pandas import as_frame
 from embedcache.exchange.selection import Selection
+from embedcache.sources.anndata_file import open_zarr
 from embedcache.sources.files import InputFile
 
 
 def open_h5ad(file: InputFile, reading: Reading) -> Matrix:
-    """Open an ``.h5ad`` file; its vectors are read when they are asked for, a sparse X some rows at a time.
+    """Open an AnnData; its vectors are read when they are asked for, a sparse X some rows at a time.
 
     Raises
     ------
@@ -25,15 +27,29 @@ def open_h5ad(file: InputFile, reading: Reading) -> Matrix:
     """
     from anndata.io import sparse_dataset
 
-    opened = open_file(file)
+    opened = _opened(file)
     if "obs" not in opened or "X" not in opened:
-        raise file.error("this is HDF5, but no AnnData: it has no X and obs; take --format hdf5")
+        other = "; take --format hdf5" if isinstance(opened, h5py.File) else ""
+        raise file.error(f"this is no AnnData: it has no X and obs{other}")
     found = _array(file, opened, reading.key or "X")
-    array = sparse_dataset(found) if isinstance(found, h5py.Group) else found
+    array = found if hasattr(found, "shape") else sparse_dataset(found)
     return Matrix(file, array, np.dtype(array.dtype), _columns(file, opened), _rows)
 
 
-def _array(file: InputFile, opened: h5py.File, key: str) -> Any:
+def _opened(file: InputFile) -> Any:
+    """The group of HDF5 or Zarr that the file is."""
+    if not file.path.is_dir() and not zipfile.is_zipfile(file.path):
+        return open_file(file)
+    from zarr.errors import BaseZarrError
+
+    try:
+        return open_zarr(file.path)
+    except (OSError, ValueError, KeyError, BaseZarrError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise file.error(f"this is no Zarr, or it is damaged ({reason[:100]}); copy or download it again") from None
+
+
+def _array(file: InputFile, opened: Any, key: str) -> Any:
     obsm = opened.get("obsm", {})
     if key == "X" and "X" not in obsm:
         return opened["X"]
@@ -44,7 +60,7 @@ def _array(file: InputFile, opened: h5py.File, key: str) -> Any:
     return obsm[key]
 
 
-def _columns(file: InputFile, opened: h5py.File) -> pa.Table:
+def _columns(file: InputFile, opened: Any) -> pa.Table:
     from anndata.io import read_elem
 
     try:

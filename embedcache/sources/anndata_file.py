@@ -20,6 +20,7 @@ from embedcache.sources.files import InputFile
 
 if TYPE_CHECKING:
     import pandas as pd
+    import zarr
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -154,18 +155,20 @@ def _hdf5_group(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _zarr_group(path: Path) -> Iterator[Any]:
-    import zarr
-
-    # the consolidated copy of the metadata lists every array, and one unknown type in uns would refuse them all
-    if path.is_dir():
-        yield zarr.open_group(path, mode="r", use_consolidated=False)
-        return
-    store = zarr.storage.ZipStore(path, mode="r")
-    group = zarr.open_group(store, mode="r", use_consolidated=False)
+    group = open_zarr(path)
     try:
         yield group
     finally:
-        store.close()
+        group.store.close()
+
+
+def open_zarr(path: Path) -> zarr.Group:
+    """Open a folder, or a zipped one, for reading."""
+    import zarr
+
+    # the consolidated copy of the metadata lists every array, and one unknown type in uns would refuse them all
+    store = path if path.is_dir() else zarr.storage.ZipStore(path, mode="r")
+    return zarr.open_group(store, mode="r", use_consolidated=False)
 
 
 def _shape(matrix: Any) -> tuple[int, ...]:

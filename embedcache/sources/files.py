@@ -146,15 +146,20 @@ def is_store(path: Path) -> bool:
 
 
 def container(text: str) -> InputFile:
-    """Return the file that `text` names, ``FILE:name=value,...`` too, whatever kind it is; it must be a file on disk.
+    """Return the file that `text` names, ``FILE:name=value,...`` too, whatever kind it is; it must be a file on disk, or the
+    folder of an AnnData.
 
     Raises
     ------
     InputError
-        It does not exist, is a folder or a pipe, or cannot be opened.
+        It does not exist, is a store, another folder or a pipe, or cannot be opened.
     """
     name, attached = split_attached(text)
     path = Path(name)
+    if is_store(path):
+        raise InputError(f"{name} is a store already; `embedcache concat` and `merge` put stores together")
+    if (path / "obs").is_dir():
+        return InputFile(name, path, attached, gzipped=False)
     if path.is_dir():
         raise InputError(f"{name} is a folder; give the files in it")
     try:

@@ -175,7 +175,7 @@ class GenomeWindows:
             if found != reference:
                 return (
                     f"the reference allele is {reference} and the genome has {found} at {sites.contigs[row]}:"
-                    f"{sites.positions[row]}: is {self.reference.name} another assembly?"
+                    f"{sites.positions[row]}; {self.reference.name} may be another assembly"
                 )
         return None
 

@@ -110,7 +110,7 @@ class Remade(ABC):
         self.tally, self.unmatched = tally, self.source.unmatched
         if not tally.made and tally.records:
             raise InputError(
-                f"nothing is left of the {counted(tally.records, 'record')} of {self.name}: {self.remark.strip()}"
+                f"nothing is left of the {counted(tally.records, 'record')} of {self.name}: {' '.join(self.remark.split())}"
             )
 
     def locate(self, rows: Sequence[int]) -> list[str]:

@@ -140,7 +140,7 @@ class RandomWindows(Windows):
     @property
     def _rule(self) -> str:
         parts = [
-            (f"{lengths.share:.4g} of " if lengths.share < 1 else "")
+            (f"{100 * lengths.share:.4g} % of " if lengths.share < 1 else "")
             + (f"{lengths.least}-{lengths.most}" if lengths.most > lengths.least else f"{lengths.least}")
             for lengths in self.drawing.lengths
         ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -139,19 +141,47 @@ def test_a_list_column_of_parquet_is_the_vector_and_the_others_travel_along(tmp_
     assert store.column("length_in").to_pylist() == [5] * 40
 
 
+def write_zarr(cells: anndata.AnnData, folder: Path) -> None:
+    """Write an AnnData as Zarr of the version that it will have from its next release on."""
+    with anndata.settings.override(zarr_write_format=3), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cells.write_zarr(folder)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
-def test_anndata_gives_its_matrix_or_an_array_of_obsm_and_its_obs(tmp_path: Path, sparse: bool) -> None:
+@pytest.mark.parametrize("form", ["h5ad", "zarr", "zarr.zip"])
+def test_anndata_gives_its_matrix_or_an_array_of_obsm_and_its_obs(tmp_path: Path, sparse: bool, form: str) -> None:
     values, other = vectors(), vectors(40, 5, seed=1)
     obs = pd.DataFrame({"kind": pd.Categorical(["a", None] * 20), "n": np.arange(40)}, index=names())
     held = scipy.sparse.csr_matrix(values) if sparse else values
-    anndata.AnnData(held, obs=obs, obsm={"X_pca": other}).write_h5ad(tmp_path / "x.h5ad")
-    store = imported(tmp_path / "x.zarr", tmp_path / "x.h5ad")
-    pca = imported(tmp_path / "p.zarr", tmp_path / "x.h5ad", "--key", "X_pca")
+    cells = anndata.AnnData(held, obs=obs, obsm={"X_pca": other})
+    if form == "h5ad":
+        cells.write_h5ad(tmp_path / "x.h5ad")
+    else:
+        write_zarr(cells, tmp_path / "x.zarr")
+    if form == "zarr.zip":
+        shutil.make_archive(str(tmp_path / "x.zarr"), "zip", tmp_path / "x.zarr")
+    store = imported(tmp_path / "s.zarr", tmp_path / f"x.{form}")
+    pca = imported(tmp_path / "p.zarr", tmp_path / f"x.{form}", "--key", "X_pca")
     np.testing.assert_array_equal(np.asarray(store.embeddings), values)
     np.testing.assert_array_equal(np.asarray(pca.embeddings), other)
     assert store.column("kind").to_pylist() == ["a", None] * 20
     assert store.column("n").to_pylist() == list(range(40))
     assert store.ids.tolist() == names()
+    with pytest.raises(InputError, match="in obsm, X_pca"):
+        imported(tmp_path / "q.zarr", tmp_path / f"x.{form}", "--key", "X_umap")
+
+
+def test_a_zip_that_was_cut_off_and_a_store_are_no_anndata(tmp_path: Path) -> None:
+    write_zarr(anndata.AnnData(vectors(), obs=pd.DataFrame(index=names())), tmp_path / "x.zarr")
+    whole = Path(shutil.make_archive(str(tmp_path / "x.zarr"), "zip", tmp_path / "x.zarr"))
+    cut = tmp_path / "cut.zarr.zip"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(InputError, match="zip was cut off"):
+        imported(tmp_path / "s.zarr", cut)
+    store = imported(tmp_path / "s.zarr", whole)
+    with pytest.raises(InputError, match="is a store already"):
+        imported(tmp_path / "t.zarr", store.path)
 
 
 def test_a_store_of_several_shards_has_every_row_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
