@@ -253,4 +253,5 @@ def _what_learns(workshop: Workshop) -> str:
     states = ""
     if options.mode == "top":
         states = "; the layers below are " + ("cached" if options.caches else "computed at every step")
-    return f"training {what}{adapted}: {learned:,} parameters, {steps:,} steps an epoch{states}"
+    counted = "1 step" if steps == 1 else f"{steps:,} steps"
+    return f"training {what}{adapted}: {learned:,} parameters, {counted} an epoch{states}"

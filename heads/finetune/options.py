@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from embedcache.errors import HeadError
+from heads.finetune.trackers import check_trackers
 from heads.perceptron.mlp_options import MLPOptions
 
 Mode = Literal["frozen", "top", "full"]
@@ -92,7 +93,7 @@ class FinetuneOptions:
             if value is not fits:
                 raise HeadError(f"--{name}: {expected}")
         self._check_mode()
-        self._check_trackers()
+        check_trackers(self.report_to)
 
     def _check_mode(self) -> None:
         frozen = self.mode == "frozen"
@@ -112,13 +113,6 @@ class FinetuneOptions:
             )
         if self.lora is not None and self.lora.rank < 1:
             raise HeadError(f"--lora {self.lora.rank}: give a rank of 1 or more, such as 8")
-
-    def _check_trackers(self) -> None:
-        for tracker in self.report_to:
-            if tracker not in ("tensorboard", "mlflow", "wandb"):
-                raise HeadError(f"--report-to {tracker}: choose from none, tensorboard, mlflow, wandb")
-            if find_spec(tracker) is None:
-                raise HeadError(f"--report-to {tracker} needs a package that is not here: pip install {tracker}")
 
 
 def require_packages(options: FinetuneOptions) -> None:

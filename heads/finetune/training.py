@@ -239,7 +239,7 @@ def train_model(workshop: Workshop, report: str) -> Fitted:
         setting.told,
     )
     journal = Journal(setting.recipe.select, head.patience)
-    with trackers_at(setting.work / "logs"):
+    with trackers_at(setting.work / "logs", options.report_to if setting.processes.first else (), report):
         trainer = FinetuneTrainer(workshop.model, _arguments(workshop, report), course, journal)
         trainer.run(last_checkpoint(setting.work))
     setting.processes.wait()
@@ -290,6 +290,9 @@ def _arguments(workshop: Workshop, report: str) -> Any:
         num_train_epochs=options.head.epochs,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=options.accumulate,
+        # what trackers are told; the optimiser has a rate and a decay for each group
+        learning_rate=options.lr if options.trains_encoder else options.head.lr[0],
+        weight_decay=options.weight_decay if options.trains_encoder else options.head.weight_decay[0],
         max_grad_norm=options.clip,
         fp16=products.encoder == torch.float16,
         eval_strategy="no",

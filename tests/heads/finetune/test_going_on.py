@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from heads.finetune.trackers import trackers_at
 from tests.heads.finetune.test_modes import QUICK, metrics, probabilities
 from tests.heads.program import in_two_processes, refused, run
 from tests.processes import Program
@@ -117,6 +119,26 @@ def test_trackers_write_into_the_run(ground):
     assert list((ground / "told" / "logs").rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the trackers' own libraries
+@pytest.mark.parametrize(("tracker", "file"), [("mlflow", "mlflow.db"), ("wandb", "run-*.wandb")])
+def test_each_fold_has_a_run_of_its_own_in_a_tracker(ground, tracker, file):
+    pytest.importorskip(tracker)
+    options = ["--mode", "frozen", "--epochs", "1", "--split", "kfold:2", "--report-to", tracker]
+    run(ground, "finetune", *QUICK, *options, "--output", tracker)
+    assert all(len(list((ground / tracker / fold / "logs").rglob(file))) == 1 for fold in ("fold-1", "fold-2"))
+
+
+def test_trackers_ask_no_server_unless_the_environment_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with trackers_at(tmp_path / "logs", (), "run"):
+        assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/logs/mlflow.db"
+        assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+        assert os.environ["WANDB_MODE"] == "online"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="it is here")
 def test_a_tracker_that_is_not_here_is_named_with_the_line_to_type(ground):
     assert "pip install wandb" in refused(ground, "finetune", *QUICK, "--mode", "frozen", "--report-to", "wandb")
 
