@@ -25,6 +25,7 @@ from embedcache.packing import pack
 from embedcache.tokens import Tokens
 from heads.data.features import Rows
 from heads.data.standardised_rows import StandardisedRows
+from heads.finetune.processes import over_processes
 from heads.finetune.tokens import Selection, TokenRows
 from heads.finetune.vectors import Reading
 from heads.perceptron.mixup import Mix
@@ -64,9 +65,34 @@ class Batch:
     """Among the training rows."""
     inputs: Inputs
     truth: Tensor
-    mix: Mix | None = None
+    mixture: Mixture | None = None
     weight: float = 1.0
     """Of its loss: of a batch that several processes share, a process's rows times the processes over all its rows."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How n rows are mixed with any of the N rows of a batch, those of other processes too."""
+
+    mix: Mix
+    """Of all N."""
+    own: Rows
+    """(n,) places of the n rows among them."""
+    truth: Tensor
+    """Of all N."""
+    counts: bool
+    """Whether these rows are nobody else's."""
+
+    def __call__(self, values_nD: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, D) -> those of the mixed rows, and their truth."""
+        share, device = self.mix.share, values_nD.device
+        own_n, partners_n = (torch.from_numpy(places).to(device) for places in (self.own, self.mix.partners[self.own]))
+        truth = share * self.truth[own_n] + (1 - share) * self.truth[partners_n]
+        if share == 1:
+            return values_nD, truth
+        all_ND = values_nD.new_zeros(len(self.truth), values_nD.shape[1])
+        all_ND = over_processes(all_ND.index_copy(0, own_n, values_nD if self.counts else values_nD * 0))
+        return share * values_nD + (1 - share) * all_ND[partners_n], truth
 
 
 class InputSource(Protocol):
@@ -101,6 +127,13 @@ class Units:
         if self.rows is None or self.sizes is None:
             return units
         return take_runs(self.rows, offsets_of(self.sizes), units)[0]
+
+    def places_of(self, some: Rows, units: Rows) -> Rows:
+        """Where the rows of some of these units are in `rows_of(units)`; `some` counts in `units`."""
+        if self.sizes is None:
+            return some
+        offsets = offsets_of(self.sizes[units])
+        return take_runs(np.arange(offsets[-1]), offsets, some)[0]
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,8 @@ class FinetuneModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
         values_nD, truth = self.features(batch.inputs), batch.truth
-        if batch.mix is not None:
-            partners_n = torch.from_numpy(batch.mix.partners).to(values_nD.device)
-            values_nD, truth = (
-                batch.mix.share * own + (1 - batch.mix.share) * own[partners_n] for own in (values_nD, truth)
-            )
+        if batch.mixture is not None:
+            values_nD, truth = batch.mixture(values_nD)
         loss_1: Tensor = self.loss(self._scores(values_nD)[None], truth[None])
         return loss_1.sum() * batch.weight
 

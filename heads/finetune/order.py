@@ -16,12 +16,17 @@ from heads.data.sampling import EpochSampler
 
 @dataclass(frozen=True)
 class Ticket:
-    """One batch: the rows of this process, and what seeds its masks and mixtures."""
+    """One batch, which several processes share."""
 
-    positions: Rows
+    rows: Rows
+    """Of all processes."""
+    own: Rows
+    """Places in `rows` of those that this process takes."""
     weight: float
     """See `heads.finetune.batch.Batch`."""
     seed: tuple[int, ...]
+    """Of its mixture, which is that of all processes."""
+    process: int
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,10 @@ class Order:
         return np.split(rows, beyond + numbers)
 
     def _ticket(self, rows: Rows, epoch: int, number: int) -> Ticket:
-        own = rows[self.process :: self.processes]
-        weight = self._counted(own) * self.processes / max(self._counted(rows), 1)
-        return Ticket(own if len(own) else rows[:1], weight, (*self.seed, epoch, number, self.process))
+        own = np.arange(len(rows))[self.process :: self.processes]
+        weight = self._counted(rows[own]) * self.processes / max(self._counted(rows), 1)
+        # a process for which no row is left takes the first one, which then counts nothing
+        return Ticket(rows, own if len(own) else np.arange(1), weight, (*self.seed, epoch, number), self.process)
 
     def _counted(self, rows: Rows) -> int:
         return len(rows) if self.sizes is None else int(self.sizes[rows].sum())

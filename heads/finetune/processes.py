@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,25 @@ class Processes:
         gathered: list[Any] = [None] * self.count
         torch.distributed.all_gather_object(gathered, own)
         return gathered
+
+
+def over_processes(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in each of them, with gradients; itself where there is one."""
+    if not torch.distributed.is_initialized():
+        return values
+    summed: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class _Sum(torch.autograd.Function):
+    """What each process makes of a sum adds to the gradient of every part of it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        summed = values.clone()
+        torch.distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradients[0].contiguous())

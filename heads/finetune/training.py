@@ -24,7 +24,7 @@ from heads.data.features import Rows, Standardisation
 from heads.data.sampling import EpochSampler
 from heads.data.standardised_rows import StandardisedRows
 from heads.data.target import Codes
-from heads.finetune.batch import Batch, FeatureInputs, InputSource, Mask, TokenInputs
+from heads.finetune.batch import Batch, FeatureInputs, InputSource, Mask, Mixture, TokenInputs
 from heads.finetune.ground import dropout_rates
 from heads.finetune.journal import Journal, Judgement, last_checkpoint
 from heads.finetune.lora import add_adapters
@@ -45,6 +45,9 @@ from heads.perceptron.schedule import rate
 from heads.running.fit import Recipe
 from heads.splitting.splits import TRAIN, VAL
 from heads.splitting.task import Task
+
+MASKS = 1
+"""Seeds what is hidden beside what is mixed."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,17 @@ class Workshop:
 
     def batch(self, ticket: Ticket) -> Batch:
         """What one step sees."""
-        regime, random = self.regime, np.random.default_rng(ticket.seed)
-        hide = random if self.setting.options.mask else None
-        positions = self.units.rows_of(ticket.positions)
-        inputs = self.inputs.inputs(self.train[positions], hide)
-        truth = regime.train.truth(regime.loss, torch.from_numpy(positions).to(self.device))
-        mix = regime.mixup.draw(len(positions), random) if regime.mixup.active else None
-        return Batch(positions, inputs, truth, mix, ticket.weight)
+        regime, options = self.regime, self.setting.options
+        rows = self.units.rows_of(ticket.rows)
+        own = self.units.places_of(ticket.own, ticket.rows)
+        hide = np.random.default_rng((*ticket.seed, ticket.process, MASKS)) if options.mask else None
+        inputs = self.inputs.inputs(self.train[rows[own]], hide)
+        truth = regime.train.truth(regime.loss, torch.from_numpy(rows).to(self.device))
+        mixture = None
+        if regime.mixup.active:
+            mix = regime.mixup.draw(len(rows), np.random.default_rng(ticket.seed))
+            mixture = Mixture(mix, own, truth, ticket.weight > 0)
+        return Batch(rows[own], inputs, truth[torch.from_numpy(own).to(self.device)], mixture, ticket.weight)
 
     def ids(self, positions: Rows) -> Sequence[str]:
         """Ids of training rows."""

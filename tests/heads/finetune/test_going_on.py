@@ -55,7 +55,8 @@ def test_a_training_killed_within_an_epoch_goes_on_to_the_same_weights(ground):
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(ground):
     options = [*QUICK, "--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "48", "--hidden-dropout", "0",
-               "--attention-dropout", "0", "--dropout", "0", "--device", "cpu", "--schedule", "constant"]  # fmt: skip
+               "--attention-dropout", "0", "--dropout", "0", "--device", "cpu", "--schedule", "constant",
+               "--mixup", "0.6"]  # fmt: skip
     run(ground, "finetune", *options, "--output", "one")
     in_two_processes(ground, 29517, "finetune", *options, "--output", "two")
     one = weights(ground / "one")

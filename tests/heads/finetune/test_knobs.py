@@ -102,12 +102,12 @@ def order_of(**options) -> Order:
 
 
 def test_every_epoch_takes_every_row_once_in_its_own_order():
-    first, second = ([ticket.positions for ticket in order_of().epoch(epoch)] for epoch in (0, 1))
+    first, second = ([ticket.rows for ticket in order_of().epoch(epoch)] for epoch in (0, 1))
     for epoch in (first, second):
         assert sorted(np.concatenate(epoch).tolist()) == list(range(50))
         assert {len(part) for part in epoch} <= {7, 8}
     assert np.concatenate(first).tolist() != np.concatenate(second).tolist()
-    again = [ticket.positions.tolist() for ticket in order_of().epoch(1)]
+    again = [ticket.rows.tolist() for ticket in order_of().epoch(1)]
     assert again == [part.tolist() for part in second], "an epoch is the same after those before it or alone"
 
 
@@ -116,7 +116,7 @@ def test_batches_of_tokens_are_as_many_in_every_epoch_and_never_empty():
     lengths[7] = 900
     order = order_of(lengths=lengths, batch_tokens=100)
     for epoch in range(3):
-        parts = [ticket.positions for ticket in order.epoch(epoch)]
+        parts = [ticket.rows for ticket in order.epoch(epoch)]
         assert len(parts) == order.batches == 14
         assert all(len(part) for part in parts)
         assert sorted(np.concatenate(parts).tolist()) == list(range(50))
@@ -126,7 +126,7 @@ def test_processes_share_each_batch_and_weigh_their_part_of_it():
     whole = order_of().epoch(0)
     parts = [order_of(process=process, processes=2).epoch(0) for process in (0, 1)]
     for ticket, *own in zip(whole, *parts, strict=True):
-        assert sorted(np.concatenate([part.positions for part in own]).tolist()) == sorted(ticket.positions.tolist())
+        assert sorted(np.concatenate([part.rows[part.own] for part in own]).tolist()) == sorted(ticket.rows.tolist())
         assert sum(part.weight for part in own) == pytest.approx(2)
 
 

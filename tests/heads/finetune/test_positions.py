@@ -156,7 +156,8 @@ def test_full_fine_tuning_finds_a_motif_that_frozen_letters_cannot_tell(proteins
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(proteins):
     options = ["--features", "t.zarr", *QUICK, "--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "12",
-               "--hidden-dropout", "0", "--attention-dropout", "0", "--dropout", "0", "--device", "cpu"]  # fmt: skip
+               "--hidden-dropout", "0", "--attention-dropout", "0", "--dropout", "0", "--device", "cpu",
+               "--mixup", "0.6"]  # fmt: skip
     run(proteins, "finetune", *options, "--output", "one")
     in_two_processes(proteins, 29527, "finetune", *options, "--output", "two")
     ours, theirs = (metrics(proteins / name)["history"][0] for name in ("two", "one"))
