@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def finetune_command(train: click.Command) -> click.Command:
     for name in (*OF_THE_HEAD, *SHARED):
         shared = copy(next(option for option in train.params if option.name == name))
         assert isinstance(shared, click.Option)
-        shared.help = HELP.get(name, str(shared.help).removeprefix("(mlp) "))
+        shared.help = HELP.get(name, re.sub(r"^\([a-z, ]*mlp[a-z, ]*\) ", "", str(shared.help)))
         command.params.append(shared)
     return command
 

@@ -10,14 +10,15 @@ FOLDER = click.Path(path_type=Path)
 
 
 @click.command("log")
-@click.argument("run_directory", type=FOLDER, metavar="RUN")
+@click.argument("run_directories", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
 @click.option("--file", type=FOLDER, default=Path("TRAINING_HISTORY.md"), show_default=True, help="The log.")
-def log_command(run_directory: Path, file: Path) -> None:
-    """Append RUN to a log: its settings, epochs, metrics and confusion matrices, and what it changed.
+def log_command(run_directories: tuple[Path, ...], file: Path) -> None:
+    """Append runs to a log: their settings, epochs, metrics and confusion matrices, and what each changed.
 
     The change is against the run that it went on from (--init, --init-head, --model RUN).
     """
     from heads.running.training_log import append_to_log
 
-    added = append_to_log(run_directory, file)
-    click.echo(f"{run_directory} is {'now' if added else 'already'} in {file}")
+    for run in run_directories:
+        added = append_to_log(run, file)
+        click.echo(f"{run} is {'now' if added else 'already'} in {file}")

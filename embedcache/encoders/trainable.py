@@ -82,7 +82,8 @@ class TrainableTrunk(nn.Module):
         """Build it from an encoder's weights; raises `ModelError` for families without a trunk of this kind."""
         if not isinstance(weights.config, TrunkConfig):
             raise ModelError(
-                f"encoders of the family {weights.family.name} cannot be trained here yet: take --mode frozen"
+                f"encoders of the family {weights.family.name} cannot be trained here: take --mode frozen, or another "
+                "encoder (see `embedcache models`)"
             )
         return cls(weights.family, weights.config, weights.read, **options)
 

@@ -99,7 +99,7 @@ def finetune(
     if isinstance(source, InputOptions):
         with processes.first_does() as mine:
             if mine:
-                keep_records(source, choice, str(processes.device), features, progress)
+                keep_records(source, choice, options, str(processes.device), features, progress)
     rows = embedcache.open_store(features)
 
     encoding = choose_encoding(choice, rows, str(processes.device), as_stored=isinstance(source, InputOptions))

@@ -61,12 +61,19 @@ class EncoderChoice:
         )
 
 
-def keep_records(records: InputOptions, choice: EncoderChoice, device: str, place: Path, progress: Progress) -> None:
-    """Keep the records of an input as a store of the encoder's embeddings, as `embedcache extract` does."""
-    options = replace(
+def keep_records(
+    records: InputOptions, choice: EncoderChoice, options: FinetuneOptions, device: str, place: Path, progress: Progress
+) -> None:
+    """Keep the records of an input as a store of the encoder's embeddings, as `embedcache extract` does.
+
+    Raises HeadError or ModelError, before it encodes, where that encoder cannot be trained.
+    """
+    encoder = choice.load(device)
+    check_encoder(encoder, options)
+    extraction = replace(
         choice.extraction, views=records.views, center=records.center, edge=records.edge, strands=records.strands
     )
-    extract(open_records(records, choice.name), choice.load(device), place, options, progress)
+    extract(open_records(records, choice.name), encoder, place, extraction, progress)
 
 
 def choose_encoding(choice: EncoderChoice, store: Store, device: str, *, as_stored: bool = False) -> Encoding:
@@ -88,6 +95,20 @@ def _of_tokens(encoding: Encoding) -> Encoding:
     return replace(encoding, readout=encoding.encoder.readout((NONE,), tuple(layers)))
 
 
+def check_encoder(encoder: Encoder, options: FinetuneOptions) -> None:
+    """Raise HeadError, or ModelError, where an encoder cannot be trained, and is to be."""
+    if not options.trains_encoder:
+        return
+    if not isinstance(encoder, TransformerEncoder) or encoder.weights is None:
+        what = "has no weights" if not encoder.layers else "runs through transformers' own code"
+        raise HeadError(
+            f"{encoder.name} {what} and cannot be trained here: take --mode frozen, or an encoder of a known family with "
+            "--model (see `embedcache models`)"
+        )
+    if not isinstance(encoder.weights.config, TrunkConfig):
+        TrainableTrunk.of(encoder.weights)  # which says why not
+
+
 def check_trainable(encoding: Encoding, options: FinetuneOptions, store: Store, per_position: bool) -> None:
     """Raise HeadError, or ModelError, where this encoder cannot be trained so on this store."""
     if not encoding.readout.pooled and not per_position:
@@ -102,17 +123,10 @@ def check_trainable(encoding: Encoding, options: FinetuneOptions, store: Store, 
             f"--sampler {options.head.sampler} draws rows, and with --per-position a batch is whole records: leave it out, "
             "or weigh the classes with --class-weight"
         )
+    check_encoder(encoding.encoder, options)
     if not options.trains_encoder:
         return
     encoder = encoding.encoder
-    if not isinstance(encoder, TransformerEncoder) or encoder.weights is None:
-        what = "has no weights" if not encoder.layers else "runs through transformers' own code"
-        raise HeadError(
-            f"{encoder.name} {what} and cannot be trained here: take --mode frozen, or an encoder of a known family with "
-            "--model (see `embedcache models`)"
-        )
-    if not isinstance(encoder.weights.config, TrunkConfig):
-        TrainableTrunk.of(encoder.weights)  # which says why not
     if SEQUENCE not in store.column_names:
         raise HeadError(
             f"{store.path} keeps no sequences (it was extracted with --drop-sequence), and the encoder must read them: "

@@ -30,6 +30,8 @@ _OF_HEAD = (
     "hidden", "lr", "dropout", "epochs", "batch_size", "schedule", "warmup", "patience", "class_weight", "focal_gamma",
     "label_smoothing", "loss", "sampler", "mixup_alpha", "mixup_probability",
 )  # fmt: skip
+_ZERO_SAYS = ("seed", "patience", "hidden-dropout", "attention-dropout")
+"""Settings that are shown where they are 0 too."""
 
 
 def append_to_log(run: Path, file: Path) -> bool:
@@ -97,8 +99,12 @@ def _config(arguments: Mapping[str, Any]) -> dict[str, str]:
         found = {
             name: value for name, value in found.items() if name not in ("lr", "top-layers", "clip", "layer-lr-decay")
         }
+    if not found.get("mixup-alpha"):
+        found.pop("mixup-probability", None)
     return {
-        name: _text(value) for name, value in found.items() if value not in (None, [], "none", 0.0) or name == "seed"
+        name: _text(value)
+        for name, value in found.items()
+        if value not in (None, [], "none", 0.0) or (value == 0 and name in _ZERO_SAYS)
     }
 
 
@@ -120,11 +126,12 @@ def _epochs(metrics: Mapping[str, Any]) -> list[str]:
 
 def _best(metrics: Mapping[str, Any]) -> str:
     chosen = metrics["selected"] if isinstance(metrics["selected"], list) else [metrics["selected"]]
+    folds = [f"{fold['fold']}: " for fold in metrics.get("folds", [])]
     said = []
-    for one in chosen:
+    for fold, one in zip(folds if len(folds) == len(chosen) else [""] * len(chosen), chosen, strict=True):
         value = one.get(f"val_{metrics['select']}")
         epoch = f"best epoch {one['best_epoch']} of {one['epochs']}" if one.get("best_epoch") else "chosen"
-        said.append(f"{epoch}: val {metrics['select'].upper()} {_cell(value)}")
+        said.append(f"{fold}{epoch}: val {metrics['select'].upper()} {_cell(value)}")
     return "; ".join(said)
 
 

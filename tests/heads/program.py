@@ -41,11 +41,11 @@ def process(*arguments, cwd, before="") -> subprocess.CompletedProcess[str]:
     return run_program("heads", *arguments, cwd=cwd, env=os.environ | {"TMPDIR": str(cwd)}, before=before)
 
 
-def in_two_processes(folder, port: int, *arguments) -> None:
-    """Run the program in two processes of torch's launcher, which meet at a port."""
+def in_two_processes(folder, *arguments) -> None:
+    """Run the program in two processes of torch's launcher, which finds a port."""
     (folder / "heads_program.py").write_text("from cli.heads import main\nmain()\n")
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
-             f"--master_port={port}", "heads_program.py", *map(str, arguments)]  # fmt: skip
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+             "heads_program.py", *map(str, arguments)]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -58,7 +59,7 @@ def test_two_processes_train_what_one_trains(ground):
                "--attention-dropout", "0", "--dropout", "0", "--device", "cpu", "--schedule", "constant",
                "--mixup", "0.6"]  # fmt: skip
     run(ground, "finetune", *options, "--output", "one")
-    in_two_processes(ground, 29517, "finetune", *options, "--output", "two")
+    in_two_processes(ground, "finetune", *options, "--output", "two")
     one = weights(ground / "one")
     for name, tensor in weights(ground / "two").items():
         # keys all shifted alike change no attention: their bias has no gradient but rounding, which Adam makes steps of

@@ -159,7 +159,7 @@ def test_two_processes_train_what_one_trains(proteins):
                "--hidden-dropout", "0", "--attention-dropout", "0", "--dropout", "0", "--device", "cpu",
                "--mixup", "0.6"]  # fmt: skip
     run(proteins, "finetune", *options, "--output", "one")
-    in_two_processes(proteins, 29527, "finetune", *options, "--output", "two")
+    in_two_processes(proteins, "finetune", *options, "--output", "two")
     ours, theirs = (metrics(proteins / name)["history"][0] for name in ("two", "one"))
     assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
     assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-3)

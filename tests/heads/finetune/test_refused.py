@@ -28,8 +28,12 @@ def sentence(folder: Path, *options: str) -> str:
 def test_an_encoder_that_cannot_be_trained_says_so(ground, tmp_path):
     hyena = str(golden_folder("hyenadna", tmp_path))
     assert re.search(
-        "HyenaDNA cannot be trained here yet", sentence(ground, *QUICK[:2], "--mode", "full", "--model", hyena)
+        "HyenaDNA cannot be trained here: take --mode frozen, or another encoder",
+        sentence(ground, *QUICK[:2], "--mode", "full", "--model", hyena),
     )
+    records = ("--input", "reads.tsv", "--model", hyena, "--output", "never")
+    assert "HyenaDNA cannot be trained" in sentence(ground, *records)
+    assert not (ground / "never.zarr").exists(), "nothing is encoded for a training that cannot be"
     run_extract(ground / "kmers.zarr", ground / "reads.tsv", model="kmer:2")
     assert "kmer:2 has no weights" in sentence(ground, "--features", "kmers.zarr", "--mode", "top")
 

@@ -18,6 +18,7 @@ def test_an_entry_has_config_epochs_metrics_and_confusion_matrix(ground, tuned, 
     assert text.startswith("# Training history")
     for said in ("| mode | full |", "| lr | 0.001 |", "| epochs | 2 |", "### Epochs", "### Metrics", "| seed | 0 |"):
         assert said in text
+    assert "mixup" not in text
     assert f"best epoch {metrics['selected']['best_epoch']} of 2: val AUPRC" in text
     assert f"{metrics['test']['auroc']:.4f}" in text
     said = pq.read_table(tuned["full"] / "predictions.parquet")
@@ -34,7 +35,7 @@ def test_a_run_is_logged_once_and_others_below_it(tuned, tmp_path):
     first = (tmp_path / "TRAINING_HISTORY.md").read_text()
     assert "already" in run(tmp_path, "log", tuned["full"]).stdout
     assert (tmp_path / "TRAINING_HISTORY.md").read_text() == first
-    run(tmp_path, "log", tuned["frozen"])
+    assert "already" in run(tmp_path, "log", tuned["full"], tuned["frozen"]).stdout
     again = (tmp_path / "TRAINING_HISTORY.md").read_text()
     assert again.startswith(first.rstrip())
     assert again.index("## full,") < again.index("## frozen,")
