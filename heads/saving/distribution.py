@@ -47,6 +47,12 @@ class Distribution:
         low, high = self.range
         return float(1 - ((values_n >= low / MARGIN) & (values_n <= high * MARGIN)).mean())
 
+    def beyond(self, values_n: Doubles) -> float:
+        """Share of values off all training rows by more than twice their range, and by a tenth of the highest."""
+        low, high = float(self.quantiles[0]), float(self.quantiles[-1])
+        margin = max(2 * (high - low), (MARGIN - 1) * abs(high))
+        return float(((values_n < low - margin) | (values_n > high + margin)).mean())
+
     def distance(self, values_n: Doubles) -> float:
         """Kolmogorov-Smirnov distance of values from the training rows, to the 1 % that the levels are apart."""
         points, first, count = np.unique(self.quantiles, return_index=True, return_counts=True)

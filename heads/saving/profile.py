@@ -40,6 +40,8 @@ NOTED_OUTSIDE = 0.05
 """From this share on it is mentioned."""
 CHANCE = 1e-5
 """Less likely than this is no accident of a few rows: three reads of another kind are told from three odd ones."""
+FEWEST_TRAINED = 100
+"""Training rows whose range is known well enough that one row alone can be far beyond it."""
 NOTED_DISTANCE = 0.2
 """Kolmogorov-Smirnov distance from which another mix of the known is mentioned; it is not far, for training saw it."""
 KS_CHANCE = 2.7
@@ -275,6 +277,7 @@ class Arrivals:
         training, n, trained = self.profile.distributions[quantity], len(values_n), self.profile.rows
         outside, distance = training.outside(values_n), training.distance(values_n)
         unlikely = chance_of_outside(round(outside * n), n, trained) < CHANCE
+        beyond = training.beyond(values_n) if trained >= FEWEST_TRAINED else 0.0
         another_mix = distance > NOTED_DISTANCE + KS_CHANCE * np.sqrt(1 / n + 1 / trained)
         spread = training.deviation or 1.0
         return Shift(
@@ -284,8 +287,8 @@ class Arrivals:
             float((values_n.mean() - training.mean) / spread),
             outside,
             distance,
-            far=unlikely and outside > FAR_OUTSIDE,
-            noted=(unlikely and outside > NOTED_OUTSIDE) or bool(another_mix),
+            far=(unlikely and outside > FAR_OUTSIDE) or beyond > FAR_OUTSIDE,
+            noted=(unlikely and outside > NOTED_OUTSIDE) or beyond > NOTED_OUTSIDE or bool(another_mix),
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedcache.counted import counted
 from embedcache.errors import HeadError
 from embedcache.store import Store
 from heads.data.labels import MISSING, Column, TaskKind, encode, read_groups, read_numbers, read_target, read_weights
@@ -172,7 +173,7 @@ def load_task(store: Store, columns: Columns, *, kind: TaskKind = "auto", positi
     rows = np.flatnonzero(known)
     if len(rows) < 2:
         raise HeadError(
-            f"{store.path} has {len(rows)} rows with a label in '{', '.join(labels)}': nothing can be learned"
+            f"{store.path} has {counted(len(rows), 'row')} with a label in '{', '.join(labels)}': nothing can be learned"
         )
     group = find_column(store, columns.group, GROUP, "--group")
     grouping = None if group is None else read_groups(store, group)

@@ -69,7 +69,18 @@ def test_three_reads_are_enough(tmp_path, training):
     assert profile_of(training, everything(training)).departure_of(reads, np.arange(3)).far
 
 
-@pytest.mark.parametrize(("trained", "new"), [(20, 20), (50, 1), (200, 5), (400, 400), (30, 1000), (1000, 30)])
+def test_one_row_that_nothing_in_training_comes_near_is_far():
+    rng = np.random.default_rng(0)
+    source = ArrayRows(rng.standard_normal((121, 8)))
+    profile = profile_of_rows(source, np.arange(120), RowFacts(np.full(120, 60.0), None))
+    for length, far in ((10.0, True), (55.0, False), (60.0, False), (65.0, False), (90.0, True)):
+        departure = profile.departure(source, np.array([120]), RowFacts(np.array([length]), None))
+        assert (departure.far, bool(departure.sentences())) == (far, far)
+
+
+@pytest.mark.parametrize(
+    ("trained", "new"), [(20, 20), (50, 1), (100, 1), (120, 3), (200, 5), (400, 400), (30, 1000), (1000, 30)]
+)
 def test_another_sample_of_the_same_data_is_never_far(trained, new):
     for seed in range(100):
         rng = np.random.default_rng(seed)
