@@ -18,7 +18,7 @@ from embedcache.store import Store
 Method = Literal["pca", "umap"]
 MOST_POINTS = 20_000
 _BLOCK = 2048
-_UMAP_COMPONENTS = 50
+_UMAP_COMPONENTS, _UMAP_NEIGHBOURS, _UMAP_LEAST = 50, 15, 5
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def project(store: Store, method: Method, *, seed: int = 0, points: int = MOST_P
     usable = np.setdiff1d(np.arange(len(store)), store.quarantined)
     if len(usable) < 3:
         raise InputError(f"{store.path} has {counted(len(usable), 'row')} with an embedding, and a map needs three")
-    umap = _umap(seed) if method == "umap" else None
     rows = usable
     if len(usable) > points:
         rows = np.sort(np.random.default_rng(seed).choice(usable, points, replace=False))
+    umap = _umap(seed, len(rows)) if method == "umap" else None
     components = 2 if umap is None else min(_UMAP_COMPONENTS, store.dim, len(rows) - 1)
     mean_D, directions_Dc, shares = _principal(store, usable, components)
     blocks = (store.take(rows[at : at + _BLOCK]).astype(np.float64) for at in range(0, len(rows), _BLOCK))
@@ -65,12 +65,14 @@ def project(store: Store, method: Method, *, seed: int = 0, points: int = MOST_P
     return Projection(rows, places, (names[0], names[1] if len(names) > 1 else "none"), len(usable))
 
 
-def _umap(seed: int):  # type: ignore[no-untyped-def]
+def _umap(seed: int, rows: int):  # type: ignore[no-untyped-def]
+    if rows < _UMAP_LEAST:
+        raise InputError(f"--method umap needs {_UMAP_LEAST} rows, and {rows} are to be drawn: take --method pca")
     try:
         from umap import UMAP
     except ImportError:
         raise InputError("--method umap needs umap-learn: pip install umap-learn, or take --method pca") from None
-    return UMAP(n_components=2, random_state=seed, n_jobs=1)
+    return UMAP(n_components=2, n_neighbors=min(_UMAP_NEIGHBOURS, rows - 1), random_state=seed, n_jobs=1)
 
 
 def _principal(

@@ -124,11 +124,17 @@ def _rate(one: ClassRate) -> str:
 
 
 def folds_line(folds: Sequence[Record], metrics: Sequence[str]) -> str:
-    """Mean and standard deviation of the head over the folds; their rows together are judged with scores of many heads."""
+    """Mean and standard deviation of the head over the folds; their rows together are judged with scores of many heads.
+
+    Folds in which a metric has no value, as AUROC where all rows are of one class, are left out of it and counted.
+    """
     words = []
     for metric in metrics:
         values = np.array([fold[metric] for fold in folds], np.float64)
-        words.append(f"{TITLES[metric]} {figure(float(values.mean()))} ± {values.std(ddof=1):.4f}")
+        known = values[~np.isnan(values)]
+        spread = f" ± {known.std(ddof=1):.4f}" if len(known) > 1 else ""
+        some = f" (of {len(known)})" if 0 < len(known) < len(values) else ""
+        words.append(f"{TITLES[metric]} {figure(float(known.mean()) if len(known) else np.nan)}{spread}{some}")
     return f"mean over {len(folds)} folds: {', '.join(words)} (above, scores of {len(folds)} heads are ranked together)"
 
 

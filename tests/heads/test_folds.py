@@ -9,6 +9,7 @@ import pytest
 from embedcache.errors import HeadError
 from heads.data.labels import MISSING, encode
 from heads.data.target import Target
+from heads.running.report import folds_line
 from heads.splitting.folds import (
     ChromosomeSplit,
     ColumnSplit,
@@ -237,3 +238,10 @@ def test_a_fold_that_judges_one_class_is_warned_of():
     y = Target("binary", ("no", "yes"), np.where(donors == "D2", 0, np.arange(600) % 2))
     notes = check_folds(make_folds(LeaveOut("donor"), y, None, column(donors.tolist()), 1), y)
     assert "donor=D2: WARNING: test has one class only, it lacks yes: no ranking metric there" in notes
+
+
+def test_folds_in_which_a_metric_has_no_value_are_left_out_of_its_mean():
+    folds = [{"auroc": 0.5, "mcc": 0.1, "f1": np.nan}, {"auroc": np.nan, "mcc": 0.2, "f1": np.nan}]
+    folds.append({"auroc": 0.7, "mcc": 0.3, "f1": np.nan})
+    said = folds_line(folds, ("auroc", "mcc", "f1"))
+    assert said.startswith("mean over 3 folds: AUROC 0.6000 ± 0.1414 (of 2), MCC 0.2000 ± 0.1000, F1 - (")

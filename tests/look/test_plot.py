@@ -99,6 +99,8 @@ def test_what_cannot_be_drawn_is_said(
 ) -> None:
     with pytest.raises(InputError, match="no column 'nothing'"):
         program("plot", store.path, "--color", "nothing", "-o", tmp_path / "x.png")
+    with pytest.raises(InputError, match="umap needs 5 rows, and 4 are"):
+        project(store, "umap", points=4)
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(InputError, match="pip install umap-learn"):
         program("plot", store.path, "--method", "umap", "-o", tmp_path / "x.png")
@@ -110,3 +112,21 @@ def test_what_cannot_be_drawn_is_said(
     with pytest.raises(InputError, match="are equal"):
         program("plot", equal.path, "-o", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("points", [5, 300])
+def test_umap_keeps_the_rows_of_a_class_together(store: Store, tmp_path: Path, points: int) -> None:
+    pytest.importorskip("umap")
+    projection = project(store, "umap", points=points)
+    assert projection.axes == ("UMAP 1", "UMAP 2")
+    assert projection.places.shape == (points, 2)
+    assert np.isfinite(projection.places).all()
+    np.testing.assert_array_equal(project(store, "umap", points=points).places, projection.places)
+    if points == 300:
+        kinds = np.asarray(store.column("label").to_pylist())[projection.rows]
+        apart = np.linalg.norm(projection.places[:, None] - projection.places, axis=2)
+        np.fill_diagonal(apart, np.inf)
+        assert (kinds[apart.argmin(1)] == kinds).mean() > 0.9
+    said = program("plot", store.path, "--method", "umap", "--points", str(points), "-o", tmp_path / "u.png")
+    assert "UMAP 1, UMAP 2" in said
+    assert (tmp_path / "u.png").read_bytes().startswith(PNG)
