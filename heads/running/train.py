@@ -188,11 +188,11 @@ def recipe_of(options: TrainOptions, store: Store, task: Task) -> Recipe:
                 f"kind; this is --head {options.kind}, and the run holds {card.kind}"
             )
         if (card.fingerprint, card.dim) != (store.fingerprint, store.dim) or not card.matches(task.target):
-            raise HeadError(
-                f"{options.start_flag} {options.start} was trained on {card.encoder.get('name')} for "
-                f"{', '.join(map(str, card.names))} ({card.target}); this training is on "
-                f"{store.attrs['encoder']['name']} for {', '.join(map(str, task.target.names))} ({task.target.kind})"
-            )
+            before = f"{card.encoder.get('name')} for {', '.join(map(str, card.names))} ({card.target})"
+            now = f"{store.attrs['encoder']['name']} for {', '.join(map(str, task.target.names))} ({task.target.kind})"
+            if now == before:
+                now += ", read out by other layers, poolings or options"
+            raise HeadError(f"{options.start_flag} {options.start} was trained on {before}; this training is on {now}")
     head = options.head if options.pos_weight is None else _with_pos_weight(options, task)
     if start is not None and isinstance(start.head, MLPModel) and head.hidden == MLPOptions().hidden:
         head = replace(head, hidden=tuple(start.head.perceptron.sizes[1:-1]))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from embedcache import load_encoder, open_store
-from embedcache.errors import ModelError
+from embedcache.errors import HeadError, ModelError
 from tests.heads.finetune.test_modes import QUICK, probabilities
 from tests.heads.program import process, run
 from tests.processes import command
@@ -117,6 +117,8 @@ def test_a_fine_tuning_goes_on_from_another_with_its_head_or_without(ground, tun
     np.testing.assert_allclose(probabilities(ground / "on"), probabilities(tuned["full"]), atol=5e-3)
     run(ground, "finetune", *shared, "--head-lr", "1e-6", "--store", "on.zarr", "--reinit-head", "--output", "anew")
     assert np.abs(probabilities(ground / "anew") - probabilities(tuned["full"])).max() > 1e-2
+    with pytest.raises(HeadError, match="the head of --model full.*read out by other layers, poolings"):
+        run(ground, "finetune", *shared, "--pool", "cls", "--output", "other")
 
 
 def test_a_head_of_heads_train_is_gone_on_with(ground, tuned):
