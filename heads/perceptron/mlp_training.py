@@ -279,7 +279,10 @@ class Stack:
         bad_N = (~torch.isfinite(scores_HNO)).any(2).all(0)
         if bad_N.any():
             row = int(part.rows.rows[int(bad_N.nonzero()[0])])
-            raise HeadError(f"the features of row {row} are not finite numbers, or far from those of all training rows")
+            raise HeadError(
+                f"the features of row {row} are not finite numbers, or far from those of all training rows, or --lr is too "
+                "high"
+            )
         return scores_HNO
 
     def _rescalings(self) -> list[tuple[float, float]]:

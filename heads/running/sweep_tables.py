@@ -1,5 +1,5 @@
 """The tables of a sweep: a line for each run, the points side by side, and groups of points by the parts of a name. The
-baselines stand below the runs and the points (`heads.running.sweep_baselines`).
+baselines stand below the runs, points and groups (`heads.running.sweep_baselines`).
 
 An option whose values are a word and a number, such as the blocks ``both_100`` and ``upstream_50``, has two tables more: the
 points by word, and by number.
@@ -180,11 +180,16 @@ def _group_table(swept: Swept, groups: Sequence[Group]) -> str:
         said = "" if best is None else ", ".join(best.point.values())
         cells = ["-" if value != value else f"{value:.4f}" for value in values]
         lines.append([group.name, str(len(group.points)), said, *cells])
+    shown = [(part, metric) for part in ("val", "test")]
+    for rival in swept_baselines(swept, [point.runs for point in swept.points], shown):
+        cells = [_spread(rival.values[one]) for one in shown]
+        lines.append([f"baseline {rival.name}", "", ", ".join(rival.point.values()), *cells, *cells])
     return markdown(head, lines) + "\n\nThe best is the best on validation rows; means are over the points."
 
 
 def _write_groups(file: Path, swept: Swept, groups: Sequence[Group], metrics: Sequence[tuple[str, str]]) -> None:
-    """A line for each group: its points, the best one by validation rows, every metric of that one, and their means."""
+    """A line for each group: its points, the best one by validation rows, every metric of that one, and their means; below
+    them the baselines."""
     names = [f"{part}_{metric}" for part, metric in metrics]
     with file.open("w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
@@ -197,3 +202,7 @@ def _write_groups(file: Path, swept: Swept, groups: Sequence[Group], metrics: Se
             values += [group.mean(*one) for one in metrics]
             said = "" if best is None else ", ".join(f"{name} {value}" for name, value in best.point.items())
             writer.writerow([group.name, len(group.points), said, *map(_cell, values)])
+        for rival in swept_baselines(swept, [point.runs for point in swept.points], metrics):
+            said = ", ".join(f"{name} {value}" for name, value in rival.point.items())
+            means = [_cell(statistics.fmean(rival.values[one] or (float("nan"),))) for one in metrics]
+            writer.writerow([f"baseline {rival.name}", "", said, *means, *means])

@@ -258,6 +258,24 @@ def test_options_of_words_and_numbers_are_summed_up_by_both(tmp_path):
     assert "| both | 5 | both_400 | 0.3400 | 0.2900 | 0.3210 | 0.2710 |" in summary
 
 
+def test_baselines_stand_below_the_groups_too(tmp_path):
+    def trainer(point, outdir):
+        metrics = Contexts()(point, outdir)
+        rivals = {"lookup": {"val": {"auprc": 0.3, "auroc": 0.7}, "test": {"auprc": 0.25}}}
+        (outdir / METRICS).write_text(json.dumps(metrics | {"baselines": rivals}))
+        return metrics | {"baselines": rivals}
+
+    sweep(Sweep({"blocks": ("both_50", "both_100", "upstream_50")}), tmp_path / "s", trainer, metric="auprc")
+    with (tmp_path / "s" / "sweep_blocks.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert last["group"] == "baseline lookup"
+    assert (last["best"], last["best_val_auprc"], last["mean_test_auprc"], last["mean_test_auroc"]) == (
+        "", "0.3", "0.25", "",
+    )  # fmt: skip
+    summary = (tmp_path / "s" / SUMMARY).read_text()
+    assert "| baseline lookup |  |  | 0.3000 | 0.2500 | 0.3000 | 0.2500 |" in summary
+
+
 def test_other_options_are_not_summed_up(tmp_path):
     for values in (("a_1", "b"), ("a_1",), ("1_2", "3_4"), ("lr", "mlp")):
         plan = Sweep({"head": values, "seed": ("0",)})
