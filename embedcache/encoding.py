@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,18 @@ class Encoding:
             )
             for number, view in enumerate(self.scope.views) for block in own
         )  # fmt: skip
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What decides the values, as the attributes of a store have it."""
+        return {
+            "fingerprint": self.fingerprint,
+            "encoder": {"fingerprint": self.encoder.fingerprint},
+            "blocks": [asdict(block) for block in self.blocks],
+            "overlong": self.overlong,
+            "one_based": self.one_based,
+            "scope": self.scope.to_dict(),
+        }
 
     @property
     def dim(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from embedcache.keys import UNKNOWN, KeyForm, Keys, KeyTable, Rows
 from embedcache.layout import StorePaths, read_layout
 from embedcache.resume import difference
 from embedcache.shardvalues import ShardValues, Values
-from embedcache.store import KIND, Commit, environments, is_committed, read_attributes, read_commits
+from embedcache.store import KIND, Commit, blocks_of, environments, is_committed, read_attributes, read_commits
 from embedcache.views import Scope
 
 LEFT_OVER = re.compile(r".+\.(creating|removing)-\d+")
@@ -32,12 +32,15 @@ Say = Callable[[str], None]
 class KnownStore:
     """Another store whose rows have the values that a run wants; nothing is written to it, and no lock taken.
 
-    The committed shards of a store that is not finished count too.
+    The committed shards of a store that is not finished count too. With `encoding`, some of its blocks are those of the run.
     """
 
-    def __init__(self, path: Path, attributes: dict[str, Any]) -> None:
+    def __init__(self, path: Path, attributes: dict[str, Any], encoding: Encoding | None = None) -> None:
         self.path, self.layout, self._paths = path, read_layout(path), StorePaths(path)
         self._form = KeyForm.of_store(attributes)
+        self._columns = None if encoding is None else columns_of(attributes, encoding)
+        if encoding is not None and self._columns is not None:
+            self._form = replace(self._form, looked_at=encoding.key_form.looked_at)
         fingerprint = attributes["fingerprint"]
         self.commits: dict[int, Commit] = {
             shard: commit
@@ -75,7 +78,11 @@ class KnownStore:
 
     def take(self, rows_n: Rows, dtype: DTypeLike) -> tuple[Values, NDArray[np.bool_]]:
         """Copy the values of rows; see `ShardValues.take`."""
-        return self.values.take(rows_n, dtype)
+        values, there = self.values.take(rows_n, dtype)
+        if self._columns is not None:
+            assert isinstance(values, np.ndarray)
+            values = np.ascontiguousarray(values[:, self._columns])
+        return values, there
 
     def environments(self, rows_n: Rows) -> list[dict[str, str]]:
         """What computed these rows."""
@@ -117,7 +124,7 @@ def open_known(
         if why is not None:
             raise StoreError(f"--reuse {name} cannot serve: {why}")
         if path.resolve() != own:
-            found.setdefault(path.resolve(), KnownStore(path, attributes))
+            found.setdefault(path.resolve(), KnownStore(path, attributes, encoding))
     for folder in cache:
         if not Path(folder).is_dir():
             raise InputError(f"--cache {folder} is no folder: name one that has stores in it, at any depth")
@@ -131,7 +138,7 @@ def open_known(
                 fits = _misfit(path, attributes, encoding, dtype, stand_in) is None
                 others += not fits
                 if fits and path.resolve() not in found:
-                    found[path.resolve()] = KnownStore(path, attributes)
+                    found[path.resolve()] = KnownStore(path, attributes, encoding)
             except (EmbedcacheError, OSError) as error:
                 say(f"cache    skipped: {error}")
         fitting = len(found) - before
@@ -146,7 +153,7 @@ def _misfit(path: Path, attributes: dict[str, Any], encoding: Encoding, dtype: s
     if stand_in:
         if not _looks_alike(attributes, encoding):
             return "it seems to be made with another plan"
-    elif attributes["fingerprint"] != encoding.fingerprint:
+    elif attributes["fingerprint"] != encoding.fingerprint and columns_of(attributes, encoding) is None:
         own = ("fingerprint", attributes["fingerprint"], encoding.fingerprint)
         what, had, now = difference(attributes, encoding) or own
         return f"it was made with another plan ({what}: {had}, now {now})"
@@ -154,6 +161,17 @@ def _misfit(path: Path, attributes: dict[str, Any], encoding: Encoding, dtype: s
     if stored != dtype and stored != "float32":
         return f"it stores {stored}, which has lost what {dtype} would keep"
     return None
+
+
+def columns_of(attributes: dict[str, Any], encoding: Encoding) -> NDArray[np.int64] | None:
+    """The columns of a store that are the blocks of an encoding, (D,); None where it lacks one, or has just these."""
+    if attributes["fingerprint"] == encoding.fingerprint or not encoding.readout.pooled:
+        return None
+    there = {block.fingerprint: block for block in blocks_of(attributes)}
+    wanted = [there.get(block.fingerprint) for block in blocks_of(encoding.attributes)]
+    if any(block is None for block in wanted):
+        return None
+    return np.concatenate([np.arange(block.start, block.stop) for block in wanted if block is not None])
 
 
 def _looks_alike(attributes: dict[str, Any], encoding: Encoding) -> bool:

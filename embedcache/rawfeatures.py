@@ -227,14 +227,5 @@ def recorded_name(record: Mapping[str, Any]) -> str:
 
 def _same_blocks(encoding: Encoding, recorded: Sequence[Mapping[str, Any]]) -> bool:
     """Whether an encoding makes the blocks that were recorded, in their order: some of those of a larger store."""
-    made = blocks_of(
-        {
-            "fingerprint": encoding.fingerprint,
-            "encoder": {"fingerprint": encoding.encoder.fingerprint},
-            "blocks": [asdict(block) for block in encoding.blocks],
-            "overlong": encoding.overlong,
-            "one_based": encoding.one_based,
-            "scope": encoding.scope.to_dict(),
-        }
-    )
+    made = blocks_of(encoding.attributes)
     return [block.fingerprint for block in made] == [block.get("fingerprint") for block in recorded]

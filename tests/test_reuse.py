@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from embedcache.sources import open_source
 from embedcache.store import Reused, read_commits
 from embedcache.throughput import Throughput
 from embedcache.verify import check_files
-from embedcache.views import CANONICAL, Scope
+from embedcache.views import CANONICAL, Scope, views_of
 from tests.letter_encoder import LetterEncoder
 from tests.processes import command
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta
@@ -246,6 +247,38 @@ def test_rows_of_another_encoding_are_refused_by_name_and_passed_over_in_a_folde
     assert not (tmp_path / "s.zarr").exists()
     done = letters(tmp_path / "s.zarr", fasta, replace(SHARDS, cache=(str(tmp_path / "lab"),)))
     assert (done.reused, done.encoded_rows) == ({}, 20)
+
+
+@pytest.mark.parametrize(
+    ("wider", "wanted"),
+    [
+        ({"poolings": ("cls", "max", "mean"), "layers": (-1,)}, {"poolings": ("mean",)}),
+        ({"poolings": ("mean", "at:n"), "layers": (-1, -2)}, {"poolings": ("mean",), "layers": (-2,)}),
+        ({"poolings": ("mean", "max"), "layers": (-1, -2)}, {"poolings": ("max", "mean"), "layers": (-2,)}),
+        ({"views": views_of("5,9", "all")}, {"views": views_of("9,5", "downstream")}),
+    ],
+)
+def test_a_store_with_more_blocks_serves_some_of_them(
+    tmp_path: Path, wider: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    encoder = load_encoder("esm2-8m", random_weights=True)
+    rng = np.random.default_rng(0)
+    reads = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for length in rng.integers(20, 40, 24)]
+    table = tmp_path / "n.tsv"
+    table.write_text("id\tn\n" + "".join(f"r{at}\t{at % 7}\n" for at in range(24)))
+    some, all_ = write_fasta(tmp_path / "a.fa", reads[:20]), write_fasta(tmp_path / "b.fa", reads[4:], first=4)
+    run_extract(tmp_path / "wide.zarr", some, model=encoder, metadata=table, options=replace(SHARDS, **wider))
+    options = replace(SHARDS, **wanted)
+    run_extract(tmp_path / "fresh.zarr", all_, model=encoder, options=options)
+    reusing = replace(options, reuse=(str(tmp_path / "wide.zarr"),))
+    done = run_extract(tmp_path / "s.zarr", all_, model=encoder, options=reusing)
+    assert (done.encoded_rows, done.reused) == (4, {str(tmp_path / "wide.zarr"): 16})
+    np.testing.assert_array_equal(values(tmp_path / "s.zarr"), values(tmp_path / "fresh.zarr"))
+    with pytest.raises(StoreError, match="cannot serve"):
+        run_extract(
+            tmp_path / "x.zarr", some, model=encoder, metadata=table,
+            options=replace(SHARDS, **wider, reuse=(str(tmp_path / "fresh.zarr"),)),
+        )  # fmt: skip
 
 
 def test_rows_set_aside_are_not_reused(tmp_path: Path) -> None:
