@@ -59,8 +59,8 @@ def _check_views(options: InputOptions) -> None:
     """Refuse what would move the site of a view, and what needs a genome where there is none."""
     moving = {"--windows": options.windows, "--translate": options.translate,
               "--reverse-complement add": options.reverse_complement == "add"}  # fmt: skip
-    if options.views and (given := [name for name, value in moving.items() if value]):
-        raise InputError(f"{given[0]} would move the site that --context looks around: make a store for each")
+    if (options.views or options.genome is not None) and (given := [name for name, value in moving.items() if value]):
+        raise InputError(f"{given[0]} would move the site that is looked around: make a store for each")
     about_sites = {"--sites": options.sites, "--coordinates": options.coordinates, "--anchor": options.anchor}
     if options.genome is None and (given := [name for name, value in about_sites.items() if value]):
         raise InputError(f"{given[0]} is about sites in a genome: name it with --genome")

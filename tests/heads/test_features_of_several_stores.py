@@ -263,6 +263,8 @@ def test_a_head_on_contexts_predicts_new_sites_from_the_genome(tmp_path):
     assert b["id"].to_pylist() == a["id"].to_pylist()[::3]
     assert b["y_prob"].to_pylist() == a["y_prob"].to_pylist()[::3]
     assert "--sites" in refused(tmp_path, "predict", "r", "--genome", "g.fa", "-o", "c.parquet")
+    moved = ("--genome", "g.fa", "--sites", "new.bed", "--windows", "9:3", "-o", "c.parquet")
+    assert "--windows would move the site" in refused(tmp_path, "predict", "r", *moved)
 
 
 def test_a_head_on_stored_windows_takes_the_centre_of_sites_and_one_on_sequences_takes_no_sites(tmp_path):

@@ -501,7 +501,10 @@ def test_what_is_no_genome_is_refused(tmp_path: Path, text: str, what: str) -> N
         ({"genome": "g.fa", "sites": ("t.tsv",), "context": "5", "inputs": ("r.fa",)}, "leave out --input"),
         ({"genome": "g.fa", "sites": ("t.tsv",), "context": "5", "center": "x"}, "--center is for stored sequences"),
         ({"inputs": ("r.fa",), "sites": ("t.tsv",)}, "--sites is about sites in a genome: name it with --genome"),
-        ({"inputs": ("r.fa",), "windows": "5:5", "context": "5"}, "--windows would move the site that --context looks"),
+        (
+            {"inputs": ("r.fa",), "windows": "5:5", "context": "5"},
+            "--windows would move the site that is looked around",
+        ),
         (
             {"inputs": ("r.fa",), "reverse_complement": "add", "context": "5"},
             "--reverse-complement add would move the site",
