@@ -154,7 +154,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         processes = int(self.args.world_size)
         if processes == 1:
             return value
-        means = torch.tensor([value], device=self.args.device)
+        means = torch.tensor([value], dtype=torch.float64, device=self.args.device)
         torch.distributed.all_reduce(means)
         return float(means) / processes
 
@@ -165,8 +165,8 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        if self.args.world_size > 1:
-            torch.distributed.barrier()
+        # also waits for all, so that the journal is the last file
+        self.journal.loss = self._mean_over_processes(self.journal.loss)
         if self.args.should_save:
             self.journal.write(self.work / f"checkpoint-{self.state.global_step}")
 

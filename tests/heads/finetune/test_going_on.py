@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -57,7 +58,7 @@ def test_a_training_killed_within_an_epoch_goes_on_to_the_same_weights(ground):
 def test_two_processes_train_what_one_trains(ground):
     options = [*QUICK, "--mode", "full", "--epochs", "1", "--lr", "1e-3", "--batch", "48", "--hidden-dropout", "0",
                "--attention-dropout", "0", "--dropout", "0", "--device", "cpu", "--schedule", "constant",
-               "--mixup", "0.6"]  # fmt: skip
+               "--mixup", "0.6", "--save-steps", "1", "--keep-checkpoints"]  # fmt: skip
     run(ground, "finetune", *options, "--output", "one")
     in_two_processes(ground, "finetune", *options, "--output", "two")
     one = weights(ground / "one")
@@ -69,6 +70,13 @@ def test_two_processes_train_what_one_trains(ground):
     for own, other in zip(metrics(ground / "two")["history"], metrics(ground / "one")["history"], strict=True):
         assert own["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
         assert own["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
+    # in the midst of the epoch: a training that goes on from there tells the loss of all processes
+    within = [
+        json.loads((ground / f"{name}.training" / "checkpoint-2" / "journal.json").read_text())
+        for name in ("two", "one")
+    ]
+    assert within[0]["loss"] == pytest.approx(within[1]["loss"], rel=1e-4)
+    assert within[0]["loss"] > 0
 
 
 def test_a_loss_that_is_no_number_stops_with_the_ids_of_its_batch(ground):
