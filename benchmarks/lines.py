@@ -184,8 +184,12 @@ def leakage_lines(found: dict[str, Any]) -> list[Line]:
 
 
 def metrics_lines(found: dict[str, Any]) -> list[Line]:
-    """Ratio of the bootstrap."""
-    return [Line("1,000 bootstraps of AUROC, AUPRC and MCC / scikit-learn loop", found["ratio"], 25)]
+    """Ratio of the bootstrap, and its time."""
+    seconds = max(found[ties]["seconds"] for ties in ("without_ties", "with_ties"))
+    return [
+        Line("1,000 bootstraps of AUROC, AUPRC and MCC / scikit-learn loop", found["ratio"], 25),
+        Line("the same over 45,000 rows", seconds, 0.5, " s", at_most=True),
+    ]
 
 
 def outofcore_lines(found: dict[str, Any]) -> list[Line]:

@@ -63,6 +63,12 @@ def test_strata_that_are_the_groups_are_judged_once(store, tmp_path):
     assert re.search(r"CG \(500 rows\)\n  lr head +0\.\d+ +0\.\d+ \[", said)
 
 
+def test_many_strata_are_in_the_file_and_not_on_the_screen(store, tmp_path):
+    words = ("--strata", "group", "--group", "none", "--c", "1", "--class-weight", "none", "--bootstrap", "0")
+    said = run(tmp_path, "train", "--features", store, *words, "--output", "out").stdout
+    assert re.search(r"\ntest by group: \d+ strata, see out/breakdown.csv\n", said)
+
+
 def test_metrics_and_manifest_have_the_agreed_names(trained, store):
     outdir, _ = trained
     metrics = json.loads((outdir / "metrics.json").read_text())
