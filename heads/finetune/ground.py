@@ -7,6 +7,7 @@ from pathlib import Path
 
 from embedcache.encoders import load_encoder
 from embedcache.encoders.encoder import Encoder
+from embedcache.encoders.readout import Readout
 from embedcache.encoders.trainable import DropoutRates, TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoders.trunk import TrunkConfig
@@ -69,7 +70,7 @@ def keep_records(
     Raises HeadError or ModelError, before it encodes, where that encoder cannot be trained.
     """
     encoder = choice.load(device)
-    check_encoder(encoder, options)
+    check_encoder(encoder, encoder.readout(choice.poolings, choice.layers), options)
     extraction = replace(
         choice.extraction, views=records.views, center=records.center, edge=records.edge, strands=records.strands
     )
@@ -95,8 +96,8 @@ def _of_tokens(encoding: Encoding) -> Encoding:
     return replace(encoding, readout=encoding.encoder.readout((NONE,), tuple(layers)))
 
 
-def check_encoder(encoder: Encoder, options: FinetuneOptions) -> None:
-    """Raise HeadError, or ModelError, where an encoder cannot be trained, and is to be."""
+def check_encoder(encoder: Encoder, readout: Readout, options: FinetuneOptions) -> None:
+    """Raise HeadError, or ModelError, where an encoder cannot be trained so, and is to be."""
     if not options.trains_encoder:
         return
     if not isinstance(encoder, TransformerEncoder) or encoder.weights is None:
@@ -107,6 +108,22 @@ def check_encoder(encoder: Encoder, options: FinetuneOptions) -> None:
         )
     if not isinstance(encoder.weights.config, TrunkConfig):
         TrainableTrunk.of(encoder.weights)  # which says why not
+    last = max(block.layer for block in readout.blocks)
+    first = min(block.layer for block in readout.blocks)
+    if options.mode == "top" and not 1 <= options.top_layers <= last:
+        raise HeadError(
+            f"--top-layers {options.top_layers}: {encoder.name} has {last} layers up to the one that is read out; give 1 to "
+            f"{last}, or --mode full"
+        )
+    if options.mode == "top" and first < last - options.top_layers:
+        raise HeadError(
+            f"--top-layers {options.top_layers} trains layers {last - options.top_layers + 1} to {last}, and layer {first} "
+            "is read out too: give more --top-layers, or read out one --layer"
+        )
+    for name in ("hidden", "attention"):
+        rate = getattr(options, f"{name}_dropout")
+        if rate is not None and not 0 <= rate < 1:
+            raise HeadError(f"--{name}-dropout {rate:g}: give a share from 0 to below 1")
 
 
 def check_trainable(encoding: Encoding, options: FinetuneOptions, store: Store, per_position: bool) -> None:
@@ -123,31 +140,12 @@ def check_trainable(encoding: Encoding, options: FinetuneOptions, store: Store, 
             f"--sampler {options.head.sampler} draws rows, and with --per-position a batch is whole records: leave it out, "
             "or weigh the classes with --class-weight"
         )
-    check_encoder(encoding.encoder, options)
-    if not options.trains_encoder:
-        return
-    encoder = encoding.encoder
-    if SEQUENCE not in store.column_names:
+    check_encoder(encoding.encoder, encoding.readout, options)
+    if options.trains_encoder and SEQUENCE not in store.column_names:
         raise HeadError(
             f"{store.path} keeps no sequences (it was extracted with --drop-sequence), and the encoder must read them: "
             "extract it without, or take --mode frozen"
         )
-    last = max(block.layer for block in encoding.readout.blocks)
-    first = min(block.layer for block in encoding.readout.blocks)
-    if options.mode == "top" and not 1 <= options.top_layers <= last:
-        raise HeadError(
-            f"--top-layers {options.top_layers}: {encoder.name} has {last} layers up to the one that is read out; give 1 to "
-            f"{last}, or --mode full"
-        )
-    if options.mode == "top" and first < last - options.top_layers:
-        raise HeadError(
-            f"--top-layers {options.top_layers} trains layers {last - options.top_layers + 1} to {last}, and layer {first} "
-            "is read out too: give more --top-layers, or read out one --layer"
-        )
-    for name in ("hidden", "attention"):
-        rate = getattr(options, f"{name}_dropout")
-        if rate is not None and not 0 <= rate < 1:
-            raise HeadError(f"--{name}-dropout {rate:g}: give a share from 0 to below 1")
 
 
 def dropout_rates(encoder: TransformerEncoder, options: FinetuneOptions) -> DropoutRates:

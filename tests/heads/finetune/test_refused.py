@@ -33,6 +33,8 @@ def test_an_encoder_that_cannot_be_trained_says_so(ground, tmp_path):
     )
     records = ("--input", "reads.tsv", "--model", hyena, "--output", "never")
     assert "HyenaDNA cannot be trained" in sentence(ground, *records)
+    records = ("--input", "reads.tsv", "--model", "model", "--top-layers", "9", "--output", "never")
+    assert "--top-layers 9" in sentence(ground, *records)
     assert not (ground / "never.zarr").exists(), "nothing is encoded for a training that cannot be"
     run_extract(ground / "kmers.zarr", ground / "reads.tsv", model="kmer:2")
     assert "kmer:2 has no weights" in sentence(ground, "--features", "kmers.zarr", "--mode", "top")
