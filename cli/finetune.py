@@ -52,6 +52,8 @@ HELP = {
     "output": "Run directory; OUTPUT.training beside it holds the checkpoints.  [runs/STORE-finetune-MODE]",
 }
 """What shared options are said to be where the words of `heads train` do not fit."""
+ONE_VALUE = {"head_dropout": "SHARE", "class_weight": "none|balanced|CLASS=W,..."}
+"""What is given to options that `heads train` takes several values of."""
 
 
 def finetune_command(train: click.Command) -> click.Command:
@@ -64,6 +66,7 @@ def finetune_command(train: click.Command) -> click.Command:
         shared = copy(next(option for option in train.params if option.name == name))
         assert isinstance(shared, click.Option)
         shared.help = HELP.get(name, re.sub(r"^\([a-z, ]*mlp[a-z, ]*\) ", "", str(shared.help)))
+        shared.metavar = ONE_VALUE.get(name, shared.metavar)
         command.params.append(shared)
     return command
 
