@@ -35,13 +35,14 @@ test: setup
 
 # What meets checkpoints, tokenizers, the hub and files, with the oldest libraries that setup.cfg promises.
 test-oldest: .venv-oldest/.installed
-	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n 2 tests/encoders tests/sources tests/test_extract*.py tests/test_verify.py
+	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n 2 tests/encoders tests/sources tests/cells tests/exchange \
+	  tests/test_extract*.py tests/test_verify.py tests/test_cli.py
 
 .venv-oldest/.installed: setup.cfg constraints-oldest.txt pyproject.toml
 	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
 	$(OLDEST)/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt "torch==2.13.0"
 	$(OLDEST)/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
-	  --editable . pytest pytest-xdist
+	  --editable . pytest pytest-xdist dnaio xarray
 	touch $@
 
 bench: setup $(OPENVINO)/.installed

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 NUMBERS = "N,N,..."
 
+# click 8.1 to 8.3 has a ParamType that takes no parameter, later ones are typed with one.
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType
 
-class Numbers(click.ParamType[Any]):
+
+class Numbers(ParamType):
     """Numbers with commas between them."""
 
     name = "numbers"
@@ -41,7 +47,7 @@ class Numbers(click.ParamType[Any]):
         return "128,512" if self.whole else "1e-3,0.1,1"
 
 
-class Pairs(click.ParamType[Any]):
+class Pairs(ParamType):
     """NAME=VALUE pairs with commas between them."""
 
     name = "pairs"

@@ -75,7 +75,11 @@ class Checkpoint:
                     "to safetensors on a machine you trust"
                 ) from None
             if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-                raise ModelError(f"{file} is not a plain PyTorch state dict: it holds other things than tensors")
+                inside = f": {', '.join(map(str, list(state)[:3]))}" if isinstance(state, dict) else ""
+                raise ModelError(
+                    f"{file} is not a plain PyTorch state dict: it holds other things than tensors{inside}. Save the state "
+                    "dict alone with torch.save, or better as model.safetensors"
+                )
             self._bins[file] = state
         return self._bins[file]
 

@@ -97,6 +97,17 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(folder: Path, tmp_p
     assert not (tmp_path / "attacked").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrapped", "said"), [(True, "than tensors: state_dict, epoch. Save"), (False, "than tensors. Save")]
+)
+def test_a_training_checkpoint_is_no_state_dict_and_says_what_to_save(folder: Path, wrapped: bool, said: str) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else [1, 2], folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=rf"pytorch_model\.bin is not a plain.*{said}"):
+        load_encoder(str(folder))
+
+
 def test_a_truncated_checkpoint_is_refused(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
