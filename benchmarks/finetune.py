@@ -54,7 +54,7 @@ class Size:
     repeats: int
 
 
-FULL, QUICK = Size("nt500m", 64, (100, 430, 1024), 3), Size("esm2-8m", 4, (20, 30, 40), 1)
+FULL, QUICK = Size("nt500m", 32, (100, 430, 1024), 3), Size("esm2-8m", 4, (20, 30, 40), 1)
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
