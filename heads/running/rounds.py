@@ -7,8 +7,8 @@ head that did not train on it. How a model is made is asked of a function (`fit_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -59,6 +59,8 @@ class Outcome:
     """As they are kept with the run."""
     folds: tuple[Record, ...] = ()
     """The head's test metrics of each fold."""
+    baseline_folds: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
+    """Those of each baseline, by its name."""
 
     @property
     def single(self) -> bool:
@@ -153,6 +155,11 @@ def run_folds(task: Task, folds: Folds, setting: Setting, make: MakeModel = fit_
         _decisions(task, held_out, models[0].fit.fitted.head.quantiles, setting.judging),
         tuple(_keep(task, key, result, rivals, setting.judging) for key, result in pooled.items() if key != HEAD),
         tuple(_record(fold, results[HEAD]) for fold, results in by_fold),
+        {
+            pooled[key].name: tuple(_record(fold, results[key]) for fold, results in by_fold)
+            for key in in_all
+            if key != HEAD
+        },
     )
 
 

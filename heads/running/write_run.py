@@ -12,7 +12,7 @@ from heads.judging.breakdown import Part, mean_records, means
 from heads.judging.breakdown import records as breakdown_records
 from heads.judging.breakdown import to_json as breakdown_json
 from heads.judging.detection import Detection
-from heads.judging.results import take
+from heads.judging.results import Result, take
 from heads.running import predictions, report, runs
 from heads.running.card import write_card
 from heads.running.fit import Fit
@@ -59,7 +59,7 @@ def write_run(
         "label": task.columns.label,
         "split": task.origin,
         "notes": every_note,
-        "baselines": {rival.name: rival.to_json() for rival in outcome.results[1:]},
+        "baselines": {rival.name: {**rival.to_json(), **_folds(outcome, rival)} for rival in outcome.results[1:]},
         "breakdown": breakdown_json(parts),
         "breakdown_mean": means(parts),
         **({"detection": _by_rule(detections)} if detections else {}),
@@ -94,7 +94,7 @@ def write_run(
         breakdown=[*breakdown_records(parts), *mean_records(parts)],
         pictures=pictures,
         notes=every_note,
-        folds=outcome.folds,
+        folds=_folds_of_all(outcome),
         detections=detections,
     )
     report.write(folder, page)
@@ -104,6 +104,18 @@ def write_run(
 def _chosen_in_folds(fit: Fit) -> str:
     stopped = "" if fit.stopped_on is None else f", stopped by {fit.stopped_on.words}"
     return f"Chosen in each fold by {fit.select}{stopped}."
+
+
+def _folds(outcome: Outcome, rival: Result) -> dict[str, object]:
+    found = outcome.baseline_folds.get(rival.name)
+    return {} if found is None else {"folds": list(found)}
+
+
+def _folds_of_all(outcome: Outcome) -> list[Record]:
+    """The test metrics of each fold, those of the head first, then those of its baselines."""
+    models = {outcome.results[0].name: outcome.folds, **outcome.baseline_folds}
+    by_fold = zip(*models.values(), strict=True)
+    return [{"model": model, **record} for of_fold in by_fold for model, record in zip(models, of_fold, strict=True)]
 
 
 def _by_rule(detections: Mapping[str, tuple[Detection, ...]]) -> dict[str, dict[str, object]]:

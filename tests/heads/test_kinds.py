@@ -113,6 +113,11 @@ def test_every_row_is_judged_once_by_a_head_that_has_not_seen_it(rich, tmp_path)
     assert [fold["fold"] for fold in metrics["folds"]] == ["fold 1", "fold 2", "fold 3"]
     assert metrics["test"]["rows"] == ROWS
     assert metrics["test"]["auroc"] == pytest.approx(np.mean([fold["auroc"] for fold in metrics["folds"]]), abs=0.05)
+    assert metrics["baselines"]
+    for rival in metrics["baselines"].values():
+        assert [fold["fold"] for fold in rival["folds"]] == ["fold 1", "fold 2", "fold 3"]
+    folds = (tmp_path / "out" / "report.html").read_text().partition("<h2>Folds</h2>")[2].partition("</table>")[0]
+    assert folds.count("<tr>") == 1 + 3 * (1 + len(metrics["baselines"]))
     assert "fold 2: chosen" in said
     assert "mean over 3 folds: AUROC" in said
     assert sorted(folder.name for folder in (tmp_path / "out" / "model").iterdir()) == ["fold-1", "fold-2", "fold-3"]
