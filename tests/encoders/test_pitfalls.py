@@ -126,14 +126,33 @@ def test_lower_case_and_u_are_read_as_the_bases_they_are(tmp_path: Path) -> None
         np.testing.assert_array_equal(written[2], written[0])
 
 
-def test_unused_position_tables_and_recomputed_buffers_are_named_and_not_read(tmp_path: Path) -> None:
-    folder = golden_folder("ntv2", tmp_path)
+@pytest.mark.parametrize(("family", "unused"), [
+    ("ntv1", {"lm_head", "contact_head", "position_ids"}),
+    ("ntv2", {"lm_head", "contact_head", "position_embeddings", "inv_freq"}),
+    ("esm2", {"lm_head", "contact_head", "position_embeddings", "inv_freq"}),
+    ("fastesm2", {"lm_head"}),
+    ("dnabert2", {"cls"}),
+    ("dnaberts", {"pooler"}),
+    ("dna_bert_6", {"cls"}),
+    ("hyenadna", {"lm_head"}),
+    ("geneformer", {"cls"}),
+])  # fmt: skip
+def test_heads_poolers_unused_tables_and_recomputed_buffers_move_no_bit(
+    family: str, unused: set[str], tmp_path: Path
+) -> None:
+    folder = golden_folder(family, tmp_path)
     weights = load_file(folder / "model.safetensors")
-    table = "esm.embeddings.position_embeddings.weight"
-    assert table in weights
+    parts = {key: unused & set(key.split(".")) for key in weights}
+    if family == "ntv1":  # its positions are learned: the table is in use, its numbers are not
+        assert "esm.embeddings.position_embeddings.weight" in weights
+    assert set().union(*parts.values()) == unused
+    probe = {"esm2": "MKTAYIAK", "fastesm2": "MKTAYIAK", "geneformer": "2 57 144 3"}.get(family, "ACGTTGCAACGT")
     before = load_encoder(str(folder))
-    save_file(weights | {table: weights[table] + 1}, folder / "model.safetensors")
-    assert load_encoder(str(folder)).fingerprint == before.fingerprint
+    moved = {key: tensor + 1 if parts[key] else tensor for key, tensor in weights.items()}
+    save_file(moved, folder / "model.safetensors")
+    after = load_encoder(str(folder))
+    assert after.fingerprint == before.fingerprint
+    np.testing.assert_array_equal(after.encode([probe]), before.encode([probe]))
 
 
 def test_a_bare_encoder_saved_by_transformers_5_is_read_although_its_norms_are_called_gamma_and_beta(
