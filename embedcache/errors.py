@@ -11,6 +11,14 @@ class InputError(EmbedcacheError):
     """An input file, a column or an option cannot be used as given; the message names file and line."""
 
 
+class CellError(InputError):
+    """The tokenizer cannot read a cell."""
+
+    def __init__(self, cell: int, reason: str) -> None:
+        super().__init__(f"cell {cell}: {reason}")
+        self.cell, self.reason = cell, reason
+
+
 class ModelError(EmbedcacheError):
     """An encoder is unknown, cannot be downloaded, or its files do not fit its architecture."""
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcache.cellnames import cells_named
 from embedcache.commit import ShardLock, to_json, write_durably
 from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoders.fidelity import Witnesses, fidelity
@@ -61,7 +62,8 @@ def extract(source: Source, encoder: Encoder, output: str | Path, options: Optio
     run = _Run(source, encoder, preflight, options, progress, throughput)
     with _stop_signals() as stop:
         try:
-            run.shards(stop)
+            with cells_named(source, encoder):
+                run.shards(stop)
         finally:
             throughput.finish(encoder, run.budget)
             throughput.damaged = [damage for store in preflight.known for damage in store.values.damaged]

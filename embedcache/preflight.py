@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from embedcache import __version__
 from embedcache.alphabet import Letters, normalise
+from embedcache.cellnames import cells_named
 from embedcache.commit import StoreWriter, create_store, remove_store
 from embedcache.counted import counted, counted_of
 from embedcache.encoding import Encoding
@@ -127,7 +128,8 @@ def prepare(source: Source, encoder: Encoder, output: Path, options: Options, pr
         plan.letters.check(encoder.alphabet, encoder.name)
     if encoding.overlong == "error":
         check_lengths(source, encoding)
-    tokens, seconds = _estimate(plan, encoder)
+    with cells_named(source, encoder):
+        tokens, seconds = _estimate(plan, encoder)
     plan.sample.clear()
     shard_rows = _shard_rows(plan, encoding, options, seconds)
     layout = Layout(plan.rows, encoding.dim, options.dtype, shard_rows, plan.offsets, options.compress)

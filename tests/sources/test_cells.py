@@ -174,3 +174,14 @@ def test_cells_from_parquet_give_the_authors_vectors(write: Write, tmp_path: Pat
         expected = arrays["mean_pooled_layer_minus_2_no_special"]
     np.testing.assert_allclose(np.asarray(store.embeddings), expected, atol=5e-5)
     assert store.column("sequence").to_pylist() == [text for _, text in lines]
+
+
+@pytest.mark.parametrize("bad", [3, 1500])
+def test_a_token_beyond_the_embedding_is_named_with_its_cell_file_and_line(tmp_path: Path, bad: int) -> None:
+    lines = [f"c{row}\t2 57 {999999 if row == bad else 77 + row % 50} 3" for row in range(1600)]
+    (tmp_path / "cells.tsv").write_text("\n".join(["id\tinput_ids", *lines]) + "\n")
+    model = str(shared_folder("golden") / "geneformer")
+    with pytest.raises(
+        InputError, match=rf"^'c{bad}' at .*cells\.tsv, line {bad + 2}: '999999' is beyond the encoder's"
+    ):
+        run_extract(tmp_path / "s.zarr", tmp_path / "cells.tsv", model=model)

@@ -22,7 +22,7 @@ from embedcache.encoders.tokenizers.tokenizer import (
     slices,
     table_of,
 )
-from embedcache.errors import InputError
+from embedcache.errors import CellError
 from embedcache.tokens import Tokens
 
 _BLANK, _FOREIGN = 10, 11
@@ -60,7 +60,7 @@ class GeneTokenizer(Tokenizer):
 
         Raises
         ------
-        InputError : something is no whole number below `size`; the cell is named by its index.
+        CellError : something is no whole number below `size`; the cell is named by its index.
         """
         letters = sequences if isinstance(sequences, Letters) else Letters.of(sequences)
         parts, first = [], 0
@@ -134,14 +134,15 @@ class GeneTokenizer(Tokenizer):
         out[inner] = ids
         return Tokens(out, framed)
 
-    def _refused(self, letters: Letters, first: int, at: int, why: str) -> InputError:
+    def _refused(self, letters: Letters, first: int, at: int, why: str) -> CellError:
         cell = int(np.searchsorted(letters.offsets, at, "right")) - 1
         start, stop = int(letters.offsets[cell]), int(letters.offsets[cell + 1])
         text = letters.bytes_[start:stop].tobytes().decode("latin-1")
         begin = text.rfind(" ", 0, at - start) + 1
         word = text[begin:].split(" ", 1)[0]
         word = word if len(word) <= 20 else word[:20] + "..."
-        return InputError(
-            f"cell {first + cell}: '{word}' {why}; a cell is its genes' token ids with blanks between, such as "
-            "'144 1486 1256', the most expressed gene first"
+        return CellError(
+            first + cell,
+            f"'{word}' {why}; a cell is its genes' token ids with blanks between, such as '144 1486 1256', the most "
+            "expressed gene first",
         )
