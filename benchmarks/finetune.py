@@ -27,8 +27,8 @@ from embedcache import load_encoder, open_store
 from embedcache.encoders.trainable import TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
-from embedcache.extract import extract
-from embedcache.preflight import Options, encoding_of
+from embedcache.extraction.extract import extract
+from embedcache.extraction.preflight import Options, encoding_of
 from embedcache.progress import Progress
 from embedcache.sources import open_source
 from heads.data.features import Rows, Standardisation

@@ -38,8 +38,8 @@ from benchmarks.simulate import simulate_dna, simulate_protein
 from embedcache import load_encoder
 from embedcache.encoders import registry
 from embedcache.encoders.encoder import Budget, Encoder
-from embedcache.packing import pack
-from embedcache.tokens import Tokens
+from embedcache.sequences.packing import pack
+from embedcache.sequences.tokens import Tokens
 
 MODELS = {"nt500m": (100, 430, 1024), "esm2-650m": (50, 250, 500), "dnabert-s": (100, 430, 1024)}
 """Shortest, mean and longest sequence in letters."""
@@ -158,8 +158,8 @@ def _forward(encoder: Encoder, tokens: Tokens, batch_tokens: int) -> None:
 
 
 def _extract(encoder: Encoder, sequences: list[str], batch_tokens: int) -> None:
-    from embedcache.extract import extract
-    from embedcache.preflight import Options
+    from embedcache.extraction.extract import extract
+    from embedcache.extraction.preflight import Options
     from embedcache.progress import Progress
     from embedcache.sources import open_source
 

@@ -23,16 +23,16 @@ import torch
 
 from benchmarks.simulate import simulate_dna
 from embedcache import load_encoder
-from embedcache.alphabet import Letters
 from embedcache.encoders.encoder import Encoder
 from embedcache.encoders.tokenizers.tokenizer import offsets_of
 from embedcache.encoders.trainable import TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
-from embedcache.packing import cut_windows
-from embedcache.passages import Passages
-from embedcache.preflight import Options, encoding_of
-from embedcache.tokens import Tokens
+from embedcache.extraction.preflight import Options, encoding_of
+from embedcache.sequences.alphabet import Letters
+from embedcache.sequences.packing import cut_windows
+from embedcache.sequences.passages import Passages
+from embedcache.sequences.tokens import Tokens
 from heads.data.features import Standardisation
 from heads.finetune.batch import Batch, StateSource, TokenInputs
 from heads.finetune.model import FinetuneModel, Products

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedcache.commit import StoreWriter, create_store
-from embedcache.layout import Layout
-from embedcache.store import FORMAT, FORMAT_VERSION, Commit
+from embedcache.storage.commit import StoreWriter, create_store
+from embedcache.storage.layout import Layout
+from embedcache.storage.store import FORMAT, FORMAT_VERSION, Commit
 
 ROWS, DIM = 1_000_000, 1280
 BOUND_BYTES = 1.5e9

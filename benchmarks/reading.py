@@ -23,11 +23,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedcache.commit import StoreWriter, create_store
-from embedcache.layout import DEFAULT_SHARD_ROWS, Layout
-from embedcache.merge import MergeOptions, merge
+from embedcache.combining.merge import MergeOptions, merge
 from embedcache.progress import Progress
-from embedcache.store import FORMAT, FORMAT_VERSION, Commit, Store, open_store
+from embedcache.storage.commit import StoreWriter, create_store
+from embedcache.storage.layout import DEFAULT_SHARD_ROWS, Layout
+from embedcache.storage.store import FORMAT, FORMAT_VERSION, Commit, Store, open_store
 
 BLOCK, BLOCKS_AT_ONCE, SCAN = 1024, 16, 4096
 

@@ -23,8 +23,8 @@ def list_stores(folder: str, as_json: bool) -> None:
 
     ELSEWHERE counts the rows that another store of the same encoding has too. Nothing is written.
     """
-    from embedcache.cachefolder import look, rows_elsewhere
     from embedcache.progress import size
+    from embedcache.reusing.cachefolder import look, rows_elsewhere
 
     stores = look(folder, lambda line: click.echo(f"caution  {line}", err=True))
     elsewhere = rows_elsewhere(stores)
@@ -62,9 +62,9 @@ def gc(folder: str, yes: bool, older_than: str, keep_models: tuple[str, ...]) ->
     row stays. Never removed: what is no store, what is being written, what lies outside DIR behind a link, and stores that
     a merged, concatenated or selected store below DIR is made of. Such stores outside DIR are not known here: look first.
     """
-    from embedcache.cachecleaning import removable, remove, seconds_of
-    from embedcache.cachefolder import look
     from embedcache.progress import size
+    from embedcache.reusing.cachecleaning import removable, remove, seconds_of
+    from embedcache.reusing.cachefolder import look
 
     age = seconds_of(older_than)
     stores = look(folder, lambda line: click.echo(f"caution  {line}", err=True))

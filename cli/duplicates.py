@@ -30,7 +30,7 @@ def duplicates(store: str, threshold: float, output: str | None, device: str, ov
     from embedcache.errors import InputError
     from embedcache.look.repeats import IDENTICAL, NEAR, REVERSED, find_repeats, pairs_table
     from embedcache.look.table import aligned, write_tsv
-    from embedcache.store import open_store
+    from embedcache.storage.store import open_store
 
     if output is not None and Path(output).exists() and not overwrite:
         raise InputError(f"{output} is there already: name another one, or --overwrite")

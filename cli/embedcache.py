@@ -21,7 +21,7 @@ from cli.windows import windows
 from embedcache.counted import counted, counted_of
 
 if TYPE_CHECKING:
-    from embedcache.store import Store
+    from embedcache.storage.store import Store
 
 
 def main() -> None:
@@ -59,11 +59,11 @@ cli.add_command(windows)
 @click.argument("store", type=click.Path())
 def info(store: str) -> None:
     """Print what a store holds and how it was made."""
+    from embedcache.extraction.throughput import read_throughput
     from embedcache.progress import size
-    from embedcache.status import store_status
-    from embedcache.store import open_store, reused_rows
-    from embedcache.throughput import read_throughput
-    from embedcache.virtual import VirtualStore
+    from embedcache.storage.status import store_status
+    from embedcache.storage.store import open_store, reused_rows
+    from embedcache.storage.virtual import VirtualStore
 
     opened = open_store(store, partial=True)
     state = store_status(store)
@@ -134,7 +134,7 @@ def _values(store: Store, column: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(store: str, as_json: bool) -> None:
     """Print how much of a store is there; also while it is being written."""
-    from embedcache.status import store_status
+    from embedcache.storage.status import store_status
 
     state = store_status(store)
     if as_json:
@@ -179,7 +179,7 @@ def verify(
     With --recompute it also encodes random rows again from the sequences that the store keeps. Exit code 2 if anything
     is wrong.
     """
-    from embedcache.verify import check_files
+    from embedcache.extraction.verify import check_files
 
     problems = check_files(store)
     for problem in problems:
@@ -188,7 +188,7 @@ def verify(
         context.exit(2)
     click.echo(f"{store}: sizes, checksums and values are as recorded")
     if recompute:
-        from embedcache.recompute import recompute_rows
+        from embedcache.extraction.recompute import recompute_rows
 
         result = recompute_rows(
             store, recompute, model=model, device=device, seed=seed, trust_remote_code=trust_remote_code

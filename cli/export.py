@@ -44,7 +44,7 @@ def export(
     from embedcache.exchange.exporting import export_store
     from embedcache.progress import Progress
     from embedcache.progress import size as size_of
-    from embedcache.store import open_store
+    from embedcache.storage.store import open_store
 
     progress = Progress(quiet=quiet)
     opened = open_store(store)

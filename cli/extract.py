@@ -105,8 +105,8 @@ def extract(
     _refuse_one_based(one_based, records)
     from embedcache.encoders import load_encoder
     from embedcache.encoders.fidelity import no_faster_here
-    from embedcache.extract import extract
-    from embedcache.preflight import Options
+    from embedcache.extraction.extract import extract
+    from embedcache.extraction.preflight import Options
     from embedcache.progress import Progress
     from embedcache.sources import open_records
 
@@ -200,8 +200,8 @@ def estimate(
     embedcache estimate --model nt500m --input windows.fa.gz --device cpu --precision bfloat16
     """
     _refuse_one_based(one_based, records)
-    from embedcache.estimate import estimate
-    from embedcache.preflight import Options
+    from embedcache.extraction.estimate import estimate
+    from embedcache.extraction.preflight import Options
     from embedcache.records import remarks_of
     from embedcache.sources import open_records
 

@@ -24,7 +24,7 @@ def head(store: str, rows: int, columns: str | None, form: str | None) -> None:
     embedcache head reads.zarr -n 100 --columns label,sequence --csv
     """
     from embedcache.look.table import aligned, head_of
-    from embedcache.store import open_store
+    from embedcache.storage.store import open_store
 
     opened = open_store(store, partial=True)
     names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]

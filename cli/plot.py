@@ -36,7 +36,7 @@ def plot(
     from embedcache.look.page import write_page
     from embedcache.look.picture import draw
     from embedcache.look.projection import project
-    from embedcache.store import open_store
+    from embedcache.storage.store import open_store
 
     wanted = Path(output)
     picture, page = wanted.with_suffix(".png"), wanted.with_suffix(".html")

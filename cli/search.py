@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from embedcache.rawfeatures import Window
     from embedcache.search.lookup import Kind, Queries
-    from embedcache.store import Store
+    from embedcache.storage.store import Store
 
 _SHOWN = 100
 
@@ -67,7 +67,7 @@ def search(
     from embedcache.look.table import aligned, write_tsv
     from embedcache.search.lookup import StoreSearch, rows_of
     from embedcache.sources.files import is_store
-    from embedcache.store import open_store
+    from embedcache.storage.store import open_store
 
     if output is not None and Path(output).exists() and not overwrite:
         raise InputError(f"{output} is there already: name another one, or --overwrite")

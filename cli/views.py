@@ -86,8 +86,8 @@ def merge(
     The first store decides the order of the rows and lends its sequences. An id that a store lacks never shifts another row:
     it is counted, and listed in a table.
     """
-    from embedcache.merge import MergeOptions
-    from embedcache.merge import merge as merge_stores
+    from embedcache.combining.merge import MergeOptions
+    from embedcache.combining.merge import merge as merge_stores
     from embedcache.progress import Progress
 
     options = MergeOptions(
@@ -130,7 +130,7 @@ def concat(
 
     All must be of the same encoder, layers, poolings and type.
     """
-    from embedcache.concat import concat as concat_stores
+    from embedcache.combining.concat import concat as concat_stores
     from embedcache.progress import Progress
 
     concat_stores(
@@ -187,9 +187,9 @@ def select(
 
     The options act in the order in which they stand here.
     """
+    from embedcache.combining.select import SelectOptions
+    from embedcache.combining.select import select as select_rows
     from embedcache.progress import Progress
-    from embedcache.select import SelectOptions
-    from embedcache.select import select as select_rows
 
     options = SelectOptions(blocks=_names(blocks) or (), **asked)
     select_rows(store, output, options, Progress(quiet), materialized=materialize, overwrite=overwrite)

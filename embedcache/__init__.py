@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedcache.encoders import load_encoder
-    from embedcache.store import open_store
+    from embedcache.storage.store import open_store
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_encoder", "open_store"]
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return load_encoder
     if name == "open_store":
-        from embedcache.store import open_store
+        from embedcache.storage.store import open_store
 
         return open_store
     raise AttributeError(f"module 'embedcache' has no attribute '{name}'")

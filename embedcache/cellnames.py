@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from embedcache.errors import CellError, InputError
-from embedcache.layout import CHUNK_ROWS
-from embedcache.plan import slices
+from embedcache.extraction.plan import slices
 from embedcache.records import ID, SEQUENCE, Source
+from embedcache.storage.layout import CHUNK_ROWS
 
 if TYPE_CHECKING:
     from embedcache.encoders.encoder import Encoder

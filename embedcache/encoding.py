@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedcache.alphabet import Letters, normalise
 from embedcache.errors import InputError
 from embedcache.fingerprint import fingerprint
-from embedcache.keys import KeyForm
-from embedcache.layout import CHUNK_ROWS, TOKEN_UNIT
-from embedcache.positions import first_without, read_positions
 from embedcache.records import ID, Source
-from embedcache.views import WHOLE, Scope, Stretches
+from embedcache.reusing.keys import KeyForm
+from embedcache.sequences.alphabet import Letters, normalise
+from embedcache.sequences.positions import first_without, read_positions
+from embedcache.sequences.views import WHOLE, Scope, Stretches
+from embedcache.storage.layout import CHUNK_ROWS, TOKEN_UNIT
 
 if TYPE_CHECKING:
     from embedcache.encoders.encoder import Encoder
@@ -97,7 +97,7 @@ class Encoding:
         return normalise(letters, self.encoder.alphabet)
 
     def positions(self, records: pa.RecordBatch | pa.Table, lengths: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """The places that poolings look at, and the centre of views, by column; see `embedcache.positions`.
+        """The places that poolings look at, and the centre of views, by column; see `embedcache.sequences.positions`.
 
         A centre may be the place after the last letter, where views look upstream.
         """

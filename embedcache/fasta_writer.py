@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from embedcache.counted import counted
 from embedcache.errors import InputError
-from embedcache.plan import check_unique
+from embedcache.extraction.plan import check_unique
 from embedcache.records import ID, SEQUENCE, Source
 from embedcache.sources.batches import letters_of
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from embedcache.views import View
+    from embedcache.sequences.views import View
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class InputOptions:
     def views(self) -> tuple[View, ...]:
         """All contexts of the side, or of all sides; raises `InputError` for those that make no sense."""
         from embedcache.errors import InputError
-        from embedcache.views import views_of
+        from embedcache.sequences.views import views_of
 
         if self.context is None and (self.side is not None or self.edge != "pad"):
             raise InputError("--side and --edge are about contexts: say how many letters with --context, such as 100")
@@ -85,5 +85,5 @@ class InputOptions:
 
     @property
     def strands(self) -> str:
-        """Which strands are encoded, as `embedcache.views.Scope` calls it."""
+        """Which strands are encoded, as `embedcache.sequences.views.Scope` calls it."""
         return self.reverse_complement if self.reverse_complement in ("average", "canonical") else "given"

@@ -15,18 +15,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedcache.alphabet import LetterCounts, Letters
-from embedcache.covering import Covering
 from embedcache.encoders import load_encoder
 from embedcache.encoders.encoder import Budget
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError, ModelError
-from embedcache.passages import Passages, encode_rows, encode_tokens
-from embedcache.plan import slices
-from embedcache.positionstore import PositionStore, named, windows_around
+from embedcache.extraction.plan import slices
 from embedcache.records import ID, SEQUENCE, Source
-from embedcache.store import Store, blocks_of
-from embedcache.views import Scope
+from embedcache.sequences.alphabet import LetterCounts, Letters
+from embedcache.sequences.passages import Passages, encode_rows, encode_tokens
+from embedcache.sequences.views import Scope
+from embedcache.storage.covering import Covering
+from embedcache.storage.positionstore import PositionStore, named, windows_around
+from embedcache.storage.store import Store, blocks_of
 
 WINDOW_ROWS = 4096
 """Records that are encoded together: enough to sort them by length, and 20 MB of features at 1,280 values."""

@@ -13,11 +13,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from embedcache.alphabet import DNA, Letters
 from embedcache.encoders.encoder import Encoder, Origin
 from embedcache.encoders.readout import Readout
-from embedcache.pooling import NONE, parts_of, pool
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import DNA, Letters
+from embedcache.sequences.pooling import NONE, parts_of, pool
+from embedcache.sequences.tokens import Tokens
 
 FIRST, LAST = 1, 2
 """Ids of the special tokens; every other token has the sum of its letters' codes."""

@@ -10,13 +10,13 @@ import numpy as np
 
 from embedcache import load_encoder, open_store
 from embedcache.encoders.encoder import Encoder
-from embedcache.extract import extract
-from embedcache.preflight import Options
+from embedcache.extraction.extract import extract
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.throughput import Throughput
 from embedcache.progress import Progress
 from embedcache.records import Source
 from embedcache.sources import open_source
-from embedcache.store import Store
-from embedcache.throughput import Throughput
+from embedcache.storage.store import Store
 
 THROUGHPUT = "embeddings/throughput.json"
 PEAK_OF_EXTRACT = """

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from embedcache import open_store
-from embedcache.cachecleaning import removable, remove, seconds_of
-from embedcache.cachefolder import look, rows_elsewhere
-from embedcache.commit import ShardLock
 from embedcache.errors import InputError
-from embedcache.layout import StorePaths
-from embedcache.preflight import Options
+from embedcache.extraction.preflight import Options
+from embedcache.reusing.cachecleaning import removable, remove, seconds_of
+from embedcache.reusing.cachefolder import look, rows_elsewhere
+from embedcache.storage.commit import ShardLock
+from embedcache.storage.layout import StorePaths
 from tests.letter_encoder import LetterEncoder
 from tests.processes import command
 from tests.stores import random_reads, run_extract, write_fasta

@@ -11,11 +11,11 @@ import zarr
 
 from embedcache import open_store
 from embedcache.errors import StoreError
-from embedcache.layout import StorePaths
-from embedcache.preflight import Options
-from embedcache.shardmap import DecodedRows
-from embedcache.store import Store
-from embedcache.verify import check_files
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.verify import check_files
+from embedcache.storage.layout import StorePaths
+from embedcache.storage.shardmap import DecodedRows
+from embedcache.storage.store import Store
 from tests.heads.program import run as run_heads
 from tests.letter_encoder import LetterEncoder
 from tests.processes import command

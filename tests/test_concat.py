@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from cli.embedcache import cli
 from embedcache import open_store
-from embedcache.concat import concat
+from embedcache.combining.concat import concat
 from embedcache.errors import InputError, StoreError
-from embedcache.preflight import Options
+from embedcache.extraction.preflight import Options
 from embedcache.progress import Progress
-from embedcache.sharded import ShardedStore
-from embedcache.store import Store
-from embedcache.virtual import VirtualStore
+from embedcache.storage.sharded import ShardedStore
+from embedcache.storage.store import Store
+from embedcache.storage.virtual import VirtualStore
 from tests.heads.stores import write_store
 from tests.letter_encoder import LetterEncoder
 from tests.stores import make_store, random_reads, run_extract, write_fasta

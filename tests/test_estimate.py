@@ -20,12 +20,12 @@ from embedcache import load_encoder, open_store
 from embedcache.encoders.sketch import sketch
 from embedcache.encoding import Encoding
 from embedcache.errors import EmbedcacheError
-from embedcache.estimate import DiskPart, Estimate, InputPart, MemoryPart, ModelPart, TimePart, estimate
-from embedcache.layout import StorePaths
-from embedcache.pace import load_probe
-from embedcache.preflight import Options
+from embedcache.extraction.estimate import DiskPart, Estimate, InputPart, MemoryPart, ModelPart, TimePart, estimate
+from embedcache.extraction.pace import load_probe
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.survey import SAMPLE, survey
 from embedcache.sources import open_source
-from embedcache.survey import SAMPLE, survey
+from embedcache.storage.layout import StorePaths
 from tests.encoders.golden import golden_folder
 from tests.encoders.hub_server import HubServer
 from tests.processes import command
@@ -234,7 +234,7 @@ def test_an_encoder_too_big_for_the_memory_is_measured_by_some_of_its_layers(
 ) -> None:
     fasta = write_fasta(tmp_path / "p.fa", proteins(20))
     whole = estimated("esm2-8m", fasta)
-    monkeypatch.setattr("embedcache.estimate.free_memory", lambda _: 15_000_000)
+    monkeypatch.setattr("embedcache.extraction.estimate.free_memory", lambda _: 15_000_000)
     part = estimated("esm2-8m", fasta, options=Options(layers=(5,)))
     assert (whole.model.layers_measured, part.model.layers_measured, part.model.layers) == (6, 2, 6)
     assert (part.input, part.disk.dim, part.model.parameters) == (whole.input, whole.disk.dim, whole.model.parameters)
@@ -250,7 +250,7 @@ def test_a_part_of_the_layers_stands_for_as_much_arithmetic_as_the_whole(
 ) -> None:
     plan = sketch(model)
     assert plan is not None
-    monkeypatch.setattr("embedcache.pace._MOST_WEIGHTS", {True: 0, False: 0})
+    monkeypatch.setattr("embedcache.extraction.pace._MOST_WEIGHTS", {True: 0, False: 0})
     probe = load_probe(lambda name, **how: load_encoder(name, device="cpu", **how), model, plan, torch.float32, None)
     whole = load_encoder(model, random_weights=True, device="cpu")
     last = whole.readout()

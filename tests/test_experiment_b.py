@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from cli.embedcache import cli
 from cli.heads import heads
-from embedcache.store import open_store
+from embedcache.storage.store import open_store
 
 WINDOWS = ("--windows", "random:150x1-3", "--window-seed", "3")
 

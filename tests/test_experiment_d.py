@@ -30,7 +30,7 @@ from cli.embedcache import cli
 from cli.heads import heads
 from embedcache import open_store
 from embedcache.cells.dictionary import read_numbers, read_tokens
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from tests.cells.small_geneformer import SPECIALS, write_geneformer, write_weights
 from tests.conftest import shared_folder
 from tests.stores import store_bytes

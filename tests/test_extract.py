@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from embedcache import load_encoder, open_store
-from embedcache.commit import ShardLock
 from embedcache.errors import EmbedcacheError, InputError, StoreError
-from embedcache.preflight import Options
-from embedcache.status import store_status
-from embedcache.store import StorePaths
-from embedcache.throughput import read_throughput
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.throughput import read_throughput
+from embedcache.storage.commit import ShardLock
+from embedcache.storage.status import store_status
+from embedcache.storage.store import StorePaths
 from tests.processes import command, start
 from tests.stores import make_store, peak_of_extract, random_reads, run_extract, store_bytes, write_fasta
 
@@ -298,7 +298,7 @@ def test_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
 WAITS = """
 import time
 from pathlib import Path
-from embedcache import extract
+from embedcache.extraction import extract
 encode, folder = extract._Run.encode, Path({folder!r})
 def wait(run, window):
     while list(folder.glob("s.zarr/embeddings/commit/*.json")) and not (folder / "go on").exists():
@@ -371,8 +371,8 @@ def test_two_processes_share_the_work_without_losing_a_row(tmp_path: Path) -> No
 
 def test_shards_are_smaller_where_one_would_take_too_long_or_too_much(tmp_path: Path) -> None:
     from embedcache.encoders.readout import Readout, ReadoutBlock
-    from embedcache.plan import Plan
-    from embedcache.preflight import _shard_rows
+    from embedcache.extraction.plan import Plan
+    from embedcache.extraction.preflight import _shard_rows
 
     def rows(dim: int, seconds: float, letters: int) -> int:
         readout = Readout((ReadoutBlock("b", 0, "mean", 0, dim),))
@@ -399,7 +399,7 @@ def test_the_peak_of_memory_is_independent_of_the_number_of_rows(tmp_path: Path)
 
 
 def test_a_changed_environment_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from embedcache.extract import extract
+    from embedcache.extraction.extract import extract
     from embedcache.progress import Progress
     from embedcache.sources import open_source
 

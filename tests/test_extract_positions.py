@@ -13,8 +13,8 @@ import pytest
 from embedcache import open_store
 from embedcache.encoders.encoder import Encoder
 from embedcache.errors import EmbedcacheError, InputError, StoreError
-from embedcache.preflight import Options
-from embedcache.throughput import Throughput
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.throughput import Throughput
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta
 

@@ -12,15 +12,15 @@ import zarr
 from numpy.typing import NDArray
 
 from embedcache import open_store
-from embedcache.alphabet import Letters
-from embedcache.commit import StoreWriter, create_store
 from embedcache.errors import EmbedcacheError, HeadError, InputError, StoreError
-from embedcache.layout import TOKEN_FILE_ROWS, Layout, StorePaths
-from embedcache.plan import Plan
-from embedcache.preflight import Options, _shard_rows
-from embedcache.store import Commit, Store
-from embedcache.throughput import Throughput, read_throughput
-from embedcache.tokens import Tokens
+from embedcache.extraction.plan import Plan
+from embedcache.extraction.preflight import Options, _shard_rows
+from embedcache.extraction.throughput import Throughput, read_throughput
+from embedcache.sequences.alphabet import Letters
+from embedcache.sequences.tokens import Tokens
+from embedcache.storage.commit import StoreWriter, create_store
+from embedcache.storage.layout import TOKEN_FILE_ROWS, Layout, StorePaths
+from embedcache.storage.store import Commit, Store
 from heads.data.feature_stores import Features
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta

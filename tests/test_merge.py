@@ -14,15 +14,15 @@ from click.testing import CliRunner
 
 from cli.embedcache import cli
 from embedcache import open_store
-from embedcache.commit import StoreWriter
+from embedcache.combining.merge import MergeOptions, merge
 from embedcache.errors import InputError, StoreError
-from embedcache.merge import MergeOptions, merge
-from embedcache.pieces import Piece, PiecedRows
 from embedcache.progress import Progress
-from embedcache.sharded import ShardedStore
-from embedcache.store import Store
-from embedcache.virtual import VirtualStore
-from embedcache.virtualfiles import check_virtual
+from embedcache.storage.commit import StoreWriter
+from embedcache.storage.pieces import Piece, PiecedRows
+from embedcache.storage.sharded import ShardedStore
+from embedcache.storage.store import Store
+from embedcache.storage.virtual import VirtualStore
+from embedcache.storage.virtualfiles import check_virtual
 from tests.heads.stores import write_store
 from tests.stores import make_store, random_reads, write_fasta
 

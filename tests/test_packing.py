@@ -11,8 +11,8 @@ import torch
 from embedcache.encoders.encoder import Budget, Encoder
 from embedcache.encoders.loading import load_encoder
 from embedcache.errors import ModelError
-from embedcache.packing import cut_windows, pack, truncate
-from embedcache.tokens import Tokens
+from embedcache.sequences.packing import cut_windows, pack, truncate
+from embedcache.sequences.tokens import Tokens
 
 
 def tokens_of(*lengths: int) -> Tokens:

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedcache import load_encoder
-from embedcache import plan as plan_module
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError
-from embedcache.plan import Plan, make_plan, slices
+from embedcache.extraction import plan as plan_module
+from embedcache.extraction.plan import Plan, make_plan, slices
 from embedcache.sources import open_source
 from tests.stores import random_reads, write_fasta
 

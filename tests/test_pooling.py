@@ -7,11 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from embedcache.alphabet import Letters
 from embedcache.encoders.encoder import Budget
 from embedcache.errors import InputError
-from embedcache.pooling import join_windows, parts_of, pool, token_focus
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import Letters
+from embedcache.sequences.pooling import join_windows, parts_of, pool, token_focus
+from embedcache.sequences.tokens import Tokens
 from tests.letter_encoder import FIRST, ID, LAST, PLACE, WINDOW, LetterEncoder
 from tests.stores import random_reads
 

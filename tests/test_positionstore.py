@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedcache import open_store
+from embedcache.combining.select import selection
 from embedcache.errors import InputError, StoreError
-from embedcache.positionstore import WINDOW, PositionStore
-from embedcache.preflight import Options
-from embedcache.select import selection
-from embedcache.store import Store
-from embedcache.views import views_of
+from embedcache.extraction.preflight import Options
+from embedcache.sequences.views import views_of
+from embedcache.storage.positionstore import WINDOW, PositionStore
+from embedcache.storage.store import Store
 from tests.encoders.golden import golden_folder
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, write_fasta
@@ -35,7 +35,7 @@ def tokens_of(folder: Path, reads: Sequence[str], model: Any = None, options: Op
 
 def values(column: Any, *reads: str) -> list[Any]:
     """What a column of records is for each letter."""
-    from embedcache.positionvalues import values_by_letter
+    from embedcache.storage.positionvalues import values_by_letter
 
     ids = pa.chunked_array([[f"r{i}" for i in range(len(reads))]])
     column = column if isinstance(column, pa.Array) else pa.array(column)

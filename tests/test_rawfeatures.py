@@ -9,7 +9,7 @@ import pytest
 from embedcache import load_encoder, open_store
 from embedcache.encoding import Encoding
 from embedcache.errors import InputError, ModelError
-from embedcache.preflight import Options
+from embedcache.extraction.preflight import Options
 from embedcache.rawfeatures import RawFeatures, encoder_record
 from embedcache.sources import open_source
 from tests.letter_encoder import LetterEncoder

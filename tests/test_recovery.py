@@ -16,15 +16,15 @@ import pytest
 import zarr
 
 from embedcache import load_encoder, open_store
-from embedcache.commit import ShardLock, StoreWriter, remove_store, sweep_leftovers
 from embedcache.errors import EmbedcacheError, InputError, StoreError
-from embedcache.layout import StorePaths
-from embedcache.preflight import Options
-from embedcache.shardmap import shard_index
-from embedcache.status import store_status
-from embedcache.store import read_attributes
-from embedcache.throughput import Throughput
-from embedcache.verify import check_files
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.throughput import Throughput
+from embedcache.extraction.verify import check_files
+from embedcache.storage.commit import ShardLock, StoreWriter, remove_store, sweep_leftovers
+from embedcache.storage.layout import StorePaths
+from embedcache.storage.shardmap import shard_index
+from embedcache.storage.status import store_status
+from embedcache.storage.store import read_attributes
 from tests.letter_encoder import LetterEncoder
 from tests.processes import MAIN, SERVER, command, start, start_python
 from tests.stores import make_store, peak_of_extract, random_reads, run_extract, store_bytes, write_fasta
@@ -36,7 +36,7 @@ class Killed(BaseException):
 
 def killed_before(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> None:
     """Let the `at`-th durable write of a file called `name` never happen."""
-    from embedcache import commit
+    from embedcache.storage import commit
 
     write, seen = commit.write_durably, [0]
 
@@ -101,7 +101,7 @@ def test_going_back_to_the_shorter_input_after_a_killed_append_is_allowed(
 def test_an_input_that_changes_between_the_two_readings_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    from embedcache import extract
+    from embedcache.extraction import extract
 
     reads = random_reads(2500)
     fasta = write_fasta(tmp_path / "r.fa", reads)

@@ -15,17 +15,17 @@ import pytest
 from embedcache import load_encoder, open_store
 from embedcache.encoders.encoder import Encoder
 from embedcache.errors import InputError, StoreError
-from embedcache.extract import extract
-from embedcache.keys import UNKNOWN, KeyForm, KeyTable
-from embedcache.layout import StorePaths
-from embedcache.preflight import Options
+from embedcache.extraction.extract import extract
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.throughput import Throughput
+from embedcache.extraction.verify import check_files
 from embedcache.progress import Progress
-from embedcache.repeats import Repeats
+from embedcache.reusing.keys import UNKNOWN, KeyForm, KeyTable
+from embedcache.reusing.repeats import Repeats
+from embedcache.sequences.views import CANONICAL, Scope, views_of
 from embedcache.sources import open_source
-from embedcache.store import Reused, read_commits
-from embedcache.throughput import Throughput
-from embedcache.verify import check_files
-from embedcache.views import CANONICAL, Scope, views_of
+from embedcache.storage.layout import StorePaths
+from embedcache.storage.store import Reused, read_commits
 from tests.letter_encoder import LetterEncoder
 from tests.processes import command
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta

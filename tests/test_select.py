@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 from cli.embedcache import cli
 from embedcache import open_store
+from embedcache.combining.select import SelectOptions, select
+from embedcache.combining.where import matching
 from embedcache.errors import InputError, StoreError
-from embedcache.preflight import Options
+from embedcache.extraction.preflight import Options
 from embedcache.progress import Progress
-from embedcache.select import SelectOptions, select
-from embedcache.store import Store
-from embedcache.where import matching
+from embedcache.storage.store import Store
 from tests.heads.stores import write_store
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, write_fasta

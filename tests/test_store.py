@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 import zarr
 
-from embedcache import open_store, shardmap
-from embedcache.commit import ShardLock, StoreWriter, create_store, remove_store
+from embedcache import open_store
 from embedcache.errors import StoreError
-from embedcache.shardmap import DecodedRows, ShardedRows
-from embedcache.store import Commit, Layout, Store, StorePaths
+from embedcache.storage import shardmap
+from embedcache.storage.commit import ShardLock, StoreWriter, create_store, remove_store
+from embedcache.storage.shardmap import DecodedRows, ShardedRows
+from embedcache.storage.store import Commit, Layout, Store, StorePaths
 
 ATTRIBUTES = {
     "format": "embedcache",
@@ -183,7 +184,7 @@ def test_an_unknown_column_lists_the_known_ones(store: Store) -> None:
 def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path: Path) -> None:
     file = tmp_path / "0.lock"
     code = (
-        "import sys, pathlib; from embedcache.commit import ShardLock; "
+        "import sys, pathlib; from embedcache.storage.commit import ShardLock; "
         "lock = ShardLock(pathlib.Path(sys.argv[1])); print(lock.acquire(), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -203,5 +204,5 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path: Path) -
 
 
 def test_the_store_reader_does_not_import_torch() -> None:
-    code = "import sys, embedcache.store, embedcache.commit; sys.exit('torch' in sys.modules)"
+    code = "import sys, embedcache.storage.store, embedcache.storage.commit; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedcache import open_store
-from embedcache.commit import crc32c
 from embedcache.errors import StoreError
-from embedcache.layout import TOKEN_FILE_ROWS, StorePaths
-from embedcache.preflight import Options
-from embedcache.recompute import recompute_rows
-from embedcache.verify import check_files
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.recompute import recompute_rows
+from embedcache.extraction.verify import check_files
+from embedcache.storage.commit import crc32c
+from embedcache.storage.layout import TOKEN_FILE_ROWS, StorePaths
 from tests.letter_encoder import LetterEncoder
 from tests.processes import command
 from tests.stores import make_store, random_reads, run_extract, write_fasta
@@ -140,7 +140,7 @@ def test_a_token_without_a_number_is_told_with_its_record(token_store: Path) -> 
 
 
 def test_tokens_encoded_again_agree_bit_for_bit(token_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedcache.recompute.load_encoder", lambda *_, **__: LetterEncoder(limit=200))
+    monkeypatch.setattr("embedcache.extraction.recompute.load_encoder", lambda *_, **__: LetterEncoder(limit=200))
     result = recompute_rows(token_store, 30)
     assert (result.rows, result.identical, result.agrees) == (30, 30, True)
     file = StorePaths(token_store).file(0)
@@ -160,7 +160,7 @@ def test_rows_that_look_at_a_place_are_encoded_again_at_the_same_place(
     table.write_text("id,sequence,pos\n" + "".join(records))
     options = Options(poolings=("at:pos", "max"), layers=("mid", -1), one_based=one_based)
     run_extract(tmp_path / "s.zarr", table, model=LetterEncoder(3), options=options)
-    monkeypatch.setattr("embedcache.recompute.load_encoder", lambda *_, **__: LetterEncoder(3))
+    monkeypatch.setattr("embedcache.extraction.recompute.load_encoder", lambda *_, **__: LetterEncoder(3))
     result = recompute_rows(tmp_path / "s.zarr", 60)
     assert (result.rows, result.identical, result.agrees) == (60, 60, True)
 

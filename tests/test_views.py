@@ -16,14 +16,14 @@ from cli.embedcache import cli
 from embedcache import load_encoder, open_store
 from embedcache.encoding import Encoding
 from embedcache.errors import EmbedcacheError, InputError, StoreError
-from embedcache.estimate import estimate
+from embedcache.extraction.estimate import estimate
+from embedcache.extraction.preflight import Options
+from embedcache.extraction.recompute import recompute_rows
 from embedcache.fingerprint import fingerprint
-from embedcache.preflight import Options
 from embedcache.rawfeatures import RawFeatures, encoder_record
-from embedcache.recompute import recompute_rows
+from embedcache.sequences.views import View, views_of
 from embedcache.sources import open_source
-from embedcache.store import Block
-from embedcache.views import View, views_of
+from embedcache.storage.store import Block
 from tests.encoders.golden import golden_folder
 from tests.letter_encoder import LetterEncoder
 from tests.stores import random_reads, run_extract, store_bytes, write_fasta

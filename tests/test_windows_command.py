@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from cli.embedcache import cli
 from embedcache.errors import InputError
-from embedcache.store import open_store
+from embedcache.storage.store import open_store
 
 
 def run(*words: Any) -> str:

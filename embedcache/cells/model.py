@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedcache.alphabet import CELL
 from embedcache.encoders.registry import find
 from embedcache.encoders.tokenizers.published import GENEFORMER_V1_VOCABULARY
 from embedcache.errors import InputError, ModelError
+from embedcache.sequences.alphabet import CELL
 
 GENEFORMER = "ctheodoris/Geneformer"
 GENEFORMER_V2_VOCABULARY = 20275

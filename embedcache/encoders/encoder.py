@@ -13,13 +13,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from embedcache.alphabet import Letters, normalise
 from embedcache.encoders.linear import PRECISIONS, matrix_rate
 from embedcache.encoders.readout import Readout, ReadoutBlock
 from embedcache.errors import InputError, ModelError
-from embedcache.packing import Windows, cut_windows, pack, truncate
-from embedcache.pooling import NONE, check_pooling, column_of, join_windows, looks_at_a_place, token_focus
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import Letters, normalise
+from embedcache.sequences.packing import Windows, cut_windows, pack, truncate
+from embedcache.sequences.pooling import NONE, check_pooling, column_of, join_windows, looks_at_a_place, token_focus
+from embedcache.sequences.tokens import Tokens
 
 NUMERICS = 2
 """Raised whenever a change of ours alters any bit of any embedding; part of every fingerprint."""
@@ -129,7 +129,7 @@ class Encoder(ABC):
 
         Parameters
         ----------
-        poolings : as in `embedcache.pooling`.
+        poolings : as in `embedcache.sequences.pooling`.
         layers : states counted from 0 (the embeddings), negative from the last, or ``mid`` (half, rounded up); by
             default the one that the encoder's authors take.
 

@@ -25,9 +25,9 @@ from embedcache.encoders.readout import Readout
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.errors import EmbedcacheError
 from embedcache.memory import free_memory
-from embedcache.packing import truncate
 from embedcache.progress import duration, size
-from embedcache.tokens import Tokens
+from embedcache.sequences.packing import truncate
+from embedcache.sequences.tokens import Tokens
 
 SEQUENCES = 8
 _SHARE, _ALWAYS_SECONDS = 0.02, 5.0

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedcache.alphabet import DNA, PROTEIN, Letters
 from embedcache.encoders.tokenizers.tokenizer import Tokenizer
 from embedcache.errors import InputError, ModelError
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import DNA, PROTEIN, Letters
+from embedcache.sequences.tokens import Tokens
 
 TOKENIZER_FILES = (
     "vocab*.txt", "vocab*.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*.model",

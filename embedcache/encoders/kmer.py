@@ -11,13 +11,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from embedcache.alphabet import DNA, PROTEIN, Letters
 from embedcache.encoders.encoder import NUMERICS, Encoder, Origin
 from embedcache.encoders.readout import Readout
 from embedcache.errors import InputError, ModelError
 from embedcache.fingerprint import fingerprint
-from embedcache.pooling import check_pooling
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import DNA, PROTEIN, Letters
+from embedcache.sequences.pooling import check_pooling
+from embedcache.sequences.tokens import Tokens
 
 BASES, RESIDUES = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
 _MAX_K = {DNA: 8, PROTEIN: 3}

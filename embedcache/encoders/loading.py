@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedcache.alphabet import CELL
 from embedcache.encoders.adapters import BASE, Adapters
 from embedcache.encoders.checkpoint import Checkpoint
 from embedcache.encoders.encoder import Encoder, Origin
@@ -29,6 +28,7 @@ from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoders.trunk import ReadTensor
 from embedcache.encoders.weights import Weights
 from embedcache.errors import InputError, ModelError
+from embedcache.sequences.alphabet import CELL
 
 _TABLES = ("tokens.weight", "positions.weight", "types.weight")
 

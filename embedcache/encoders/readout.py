@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embedcache.pooling import NONE, column_of
+from embedcache.sequences.pooling import NONE, column_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ReadoutBlock:
     start: int
     stop: int
     view: str | None = None
-    """Which letters of the record it looks at (see `embedcache.views`); None: all."""
+    """Which letters of the record it looks at (see `embedcache.sequences.views`); None: all."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embedcache.alphabet import CELL, DNA, PROTEIN
 from embedcache.errors import ModelError
+from embedcache.sequences.alphabet import CELL, DNA, PROTEIN
 
 CC_BY_NC_SA, APACHE, BSD, MIT = "CC BY-NC-SA 4.0", "Apache-2.0", "BSD-3-Clause", "MIT"
 

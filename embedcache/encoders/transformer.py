@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedcache.alphabet import Letters
 from embedcache.encoders.encoder import NUMERICS, Encoder, Origin
 from embedcache.encoders.families import FrozenTrunk
 from embedcache.encoders.packed import PackedBatch
@@ -22,9 +21,10 @@ from embedcache.encoders.transfer import from_device, to_device
 from embedcache.encoders.weights import Weights
 from embedcache.errors import InputError
 from embedcache.fingerprint import fingerprint
-from embedcache.packing import pack
-from embedcache.pooling import NONE, parts_of, pool
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import Letters
+from embedcache.sequences.packing import pack
+from embedcache.sequences.pooling import NONE, parts_of, pool
+from embedcache.sequences.tokens import Tokens
 
 
 class TransformerEncoder(Encoder):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from embedcache.exchange.dataset import StoreDataset
-    from embedcache.store import Store
+    from embedcache.storage.store import Store
 
 
 class Conversions:
@@ -22,7 +22,7 @@ class Conversions:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """A pickled store is its path: another process maps the files anew."""
-        from embedcache.store import open_store
+        from embedcache.storage.store import open_store
 
         return open_store, (self.path.absolute(),)
 

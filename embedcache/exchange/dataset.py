@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, default_collate
 
 from embedcache.exchange.embeddings import Values
 from embedcache.exchange.selection import select
-from embedcache.store import Store, open_store
+from embedcache.storage.store import Store, open_store
 
 EMBEDDING = "embedding"
 MASK = "mask"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedcache.counted import counted
 from embedcache.errors import InputError
-from embedcache.plan import NarrowestType
+from embedcache.extraction.plan import NarrowestType
 from embedcache.records import ID, metadata_name
 from embedcache.sources.files import InputFile
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from embedcache.errors import InputError, StoreError
 from embedcache.exchange.selection import select
-from embedcache.preflight import existing_folder
+from embedcache.extraction.preflight import existing_folder
 from embedcache.progress import Progress, size
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 WRITERS = {
     "npy": ("npy", "write_npy"),

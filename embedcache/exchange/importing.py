@@ -16,19 +16,19 @@ import numpy as np
 import pyarrow as pa
 
 from embedcache import __version__
-from embedcache.alphabet import CELL, DNA, PROTEIN, LetterCounts, Letters, digests, normalise
-from embedcache.commit import StoreWriter, create_store, remove_store, sweep_leftovers
 from embedcache.counted import counted
 from embedcache.errors import EmbedcacheError, InputError, StoreError
 from embedcache.exchange.embeddings import LABEL, Values
 from embedcache.exchange.formats import Together
 from embedcache.exchange.joining import labelled, with_metadata
-from embedcache.layout import CHUNK_ROWS, DEFAULT_SHARD_ROWS, TOKEN_UNIT, Layout
-from embedcache.plan import digest_of
-from embedcache.preflight import existing_folder
+from embedcache.extraction.plan import digest_of
+from embedcache.extraction.preflight import existing_folder
 from embedcache.progress import Progress, size
 from embedcache.records import ID, SEQUENCE
-from embedcache.store import FORMAT, FORMAT_VERSION, Block, Commit, read_attributes
+from embedcache.sequences.alphabet import CELL, DNA, PROTEIN, LetterCounts, Letters, digests, normalise
+from embedcache.storage.commit import StoreWriter, create_store, remove_store, sweep_leftovers
+from embedcache.storage.layout import CHUNK_ROWS, DEFAULT_SHARD_ROWS, TOKEN_UNIT, Layout
+from embedcache.storage.store import FORMAT, FORMAT_VERSION, Block, Commit, read_attributes
 
 IMPORTED = "imported"
 _SHARD_BYTES = 128e6

@@ -14,7 +14,7 @@ import pyarrow as pa
 from embedcache.errors import InputError
 from embedcache.exchange.embeddings import Values
 from embedcache.records import ID, RESERVED
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 _BLOCK_BYTES = 1 << 25
 

@@ -11,7 +11,7 @@ from embedcache.errors import InputError
 from embedcache.exchange.embeddings import Values
 from embedcache.exchange.pandas import as_frame
 from embedcache.exchange.selection import select
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embedcache.counted import counted
 from embedcache.errors import InputError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 MISSING = "#cccccc"
 OTHER = "#8f8f8f"

@@ -13,7 +13,7 @@ import pyarrow as pa
 from embedcache.look.colouring import MISSING, OTHER, Classes, Numbers
 from embedcache.look.projection import Projection
 from embedcache.records import ID, RESERVED
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 _STEPS = 32
 _MOST_COLUMNS, _LONGEST = 12, 80

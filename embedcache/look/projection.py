@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedcache.counted import counted
 from embedcache.errors import InputError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 Method = Literal["pca", "umap"]
 MOST_POINTS = 20_000

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedcache.records import ID
 from embedcache.search.near_duplicates import near_duplicates
 from embedcache.search.standardising import standardise
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 Rows = NDArray[np.int64]
 IDENTICAL, REVERSED, NEAR = "identical", "reverse complement", "near"

@@ -14,7 +14,7 @@ import pyarrow.csv as pacsv
 from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import ID, RESERVED
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 VALUES = 4
 """First values of a vector that are shown."""

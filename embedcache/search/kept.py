@@ -19,11 +19,11 @@ from typing import Any
 import faiss
 import google_crc32c
 
-from embedcache.commit import to_json, write_durably
 from embedcache.errors import StoreError
 from embedcache.search.approximate import Approximate, ApproximateSearch
 from embedcache.search.nearest import Metric
-from embedcache.store import Store
+from embedcache.storage.commit import to_json, write_durably
+from embedcache.storage.store import Store
 
 FORMAT = 1
 _BLOCK = 1 << 22

@@ -21,7 +21,7 @@ from embedcache.records import ID, RESERVED
 from embedcache.search.approximate import ApproximateSearch
 from embedcache.search.kept import KeptIndex
 from embedcache.search.nearest import ExactSearch, Metric, Neighbours
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 Kind = Literal["exact", "ivf", "hnsw"]
 BLOCK_ROWS = 4096

@@ -1,8 +1,8 @@
 """``--genome G.fa --sites SITES``: the letters around sites, read by place and turned to the strand of each site.
 
-A record holds the widest stretch that any view of it needs (see `embedcache.views`), from 5' to 3' on the site's strand, so
-that the base at index ``center`` is the site itself. Of a variant, the allele begins there, and both records of a pair have
-the same number of letters.
+A record holds the widest stretch that any view of it needs (see `embedcache.sequences.views`), from 5' to 3' on the site's
+strand, so that the base at index ``center`` is the site itself. Of a variant, the allele begins there, and both records of a
+pair have the same number of letters.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import pyarrow as pa
 import pysam
 from numpy.typing import NDArray
 
-from embedcache.alphabet import reverse_complement
 from embedcache.counted import counted
 from embedcache.errors import InputError
 from embedcache.records import ID, SEQUENCE
+from embedcache.sequences.alphabet import reverse_complement
+from embedcache.sequences.views import View
 from embedcache.sources.batches import BATCH_LETTERS, BATCH_ROWS, first_fault
 from embedcache.sources.files import InputFile
 from embedcache.sources.reference import Reference
 from embedcache.sources.sites import OWN, Sites, SiteTable
 from embedcache.sources.variants import VCF_EXTENSIONS, VariantTable
-from embedcache.views import View
 
 _SHOWN = 3
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from embedcache.errors import InputError
 from embedcache.input_options import InputOptions
 from embedcache.records import Source
+from embedcache.sequences.views import Scope
 from embedcache.sources.cell_inputs import CellInputs, CellOptions, refuse_unused
 from embedcache.sources.duplicates import Numbered
 from embedcache.sources.files import input_file
 from embedcache.sources.inputs import Records, open_metadata, open_source
 from embedcache.sources.splits import Splits
 from embedcache.transforms import transformed
-from embedcache.views import Scope
 
 
 def open_records(

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedcache.positions import whole_numbers
 from embedcache.records import metadata_name
+from embedcache.sequences.positions import whole_numbers
 from embedcache.sources.delimited import Delimited
 from embedcache.sources.files import InputFile
 from embedcache.sources.intervals import BED, BED_EXTENSIONS, GFF, GFF_EXTENSIONS, Intervals

@@ -10,7 +10,7 @@ from embedcache.errors import InputError
 from embedcache.records import ID, RESERVED, SEQUENCE
 from embedcache.sources.batches import sliced
 from embedcache.sources.files import InputFile
-from embedcache.store import open_store
+from embedcache.storage.store import open_store
 
 
 class StoredRecords:

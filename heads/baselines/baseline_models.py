@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedcache.alphabet import Letters, normalise
 from embedcache.encoders.kmer import KmerFrequencies, OneHot, composition
 from embedcache.errors import HeadError, ModelError
-from embedcache.store import Store
+from embedcache.sequences.alphabet import Letters, normalise
+from embedcache.storage.store import Store
 from heads.baselines.naive_bayes import NaiveBayes
 from heads.data.features import ArrayRows, Rows
 from heads.data.target import Codes, Doubles

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedcache.alphabet import CELL, Letters, normalise
 from embedcache.errors import HeadError
-from embedcache.store import Store
+from embedcache.sequences.alphabet import CELL, Letters, normalise
+from embedcache.storage.store import Store
 from heads.baselines.baseline_models import (
     BaselineModel,
     ByStratum,

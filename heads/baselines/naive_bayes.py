@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from embedcache.alphabet import Letters
 from embedcache.errors import HeadError
+from embedcache.sequences.alphabet import Letters
 from heads.data.features import Rows
 from heads.data.target import Codes, Doubles, Target
 from heads.head import Settings, load_tensors, save_tensors

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from embedcache.errors import HeadError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.baselines.baseline_models import KINDS, BaselineModel, Unfit
 from heads.data.features import Rows
 from heads.deciding.decisions import Decisions

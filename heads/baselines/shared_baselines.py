@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedcache.alphabet import Letters
-from embedcache.store import Store
+from embedcache.sequences.alphabet import Letters
+from embedcache.storage.store import Store
 from heads.baselines.fit_baselines import Baseline, Task, baselines
 from heads.data.features import MEMORY_BYTES
 from heads.fitting import Progress, say_nothing

@@ -1,6 +1,6 @@
 """Where the features of a command come from: one store or several on top of each other, some of their blocks, more columns.
 
-Nothing is copied: what is put together here reads from the stores as they lie (`embedcache.virtual`).
+Nothing is copied: what is put together here reads from the stores as they lie (`embedcache.storage.virtual`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedcache.concat import Stacked, concatenate
+from embedcache.combining.concat import Stacked, concatenate
+from embedcache.combining.select import blocks_named, selection
 from embedcache.errors import HeadError
-from embedcache.positionstore import PositionStore
-from embedcache.select import blocks_named, selection
-from embedcache.store import Store
+from embedcache.storage.positionstore import PositionStore
+from embedcache.storage.store import Store
 
 Say = Callable[[str], None]
 
@@ -65,7 +65,7 @@ class Features:
                 attached = "".join(f", {name} {value}" for name, value in one.attached.items())
                 say(f"{one.store.path}: {len(one.store):,} rows{attached}")
         if self.labels is not None:
-            from embedcache.joincolumns import with_columns
+            from embedcache.combining.joincolumns import with_columns
 
             store, line = with_columns(store, self.labels)
             say(line)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedcache.errors import HeadError
-from embedcache.positionstore import RECORD
-from embedcache.store import Store
+from embedcache.storage.positionstore import RECORD
+from embedcache.storage.store import Store
 from heads.data.target import ClassName, Codes, Doubles, Target
 
 TaskKind = Literal["auto", "classes", "regression"]

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedcache.alphabet import take_runs
 from embedcache.encoders.packed import PackedBatch
 from embedcache.encoders.tokenizers.tokenizer import offsets_of
 from embedcache.encoders.trainable import TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
-from embedcache.packing import pack
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import take_runs
+from embedcache.sequences.packing import pack
+from embedcache.sequences.tokens import Tokens
 from heads.data.features import Rows
 from heads.data.standardised_rows import StandardisedRows
 from heads.finetune.processes import over_processes

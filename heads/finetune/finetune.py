@@ -28,9 +28,9 @@ import embedcache
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
 from embedcache.input_options import InputOptions
-from embedcache.positionstore import PositionStore
 from embedcache.progress import Progress
-from embedcache.store import Store
+from embedcache.storage.positionstore import PositionStore
+from embedcache.storage.store import Store
 from heads.data.features import pick_device
 from heads.finetune.finished import is_over, write_finished
 from heads.finetune.ground import EncoderChoice, check_trainable, choose_encoding, features_of, holds, keep_records

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from embedcache.commit import write_durably
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
+from embedcache.storage.commit import write_durably
 from heads.finetune.journal import FITTED
 from heads.finetune.model import FinetuneModel
 from heads.finetune.options import FinetuneOptions

@@ -13,16 +13,16 @@ from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoders.trunk import TrunkConfig
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError, ModelError
-from embedcache.extract import extract
+from embedcache.extraction.extract import extract
+from embedcache.extraction.preflight import Options, encoding_of
 from embedcache.input_options import InputOptions
-from embedcache.pooling import NONE
-from embedcache.preflight import Options, encoding_of
 from embedcache.progress import Progress
 from embedcache.rawfeatures import RawFeatures, encoder_record
 from embedcache.records import SEQUENCE
+from embedcache.sequences.pooling import NONE
+from embedcache.sequences.views import MIDDLE
 from embedcache.sources import open_records
-from embedcache.store import Store, open_store
-from embedcache.views import MIDDLE
+from embedcache.storage.store import Store, open_store
 from heads.finetune.options import FinetuneOptions
 from heads.running.runs import MANIFEST
 

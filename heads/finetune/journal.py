@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedcache.commit import to_json, write_durably
 from embedcache.errors import HeadError
+from embedcache.storage.commit import to_json, write_durably
 from heads.fitting import Record
 from heads.perceptron.early_stopping import EarlyStopping
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
-from embedcache.positionstore import PositionStore
 from embedcache.progress import Progress
-from embedcache.store import Store, open_store
+from embedcache.storage.positionstore import PositionStore
+from embedcache.storage.store import Store, open_store
 from heads.data.features import Rows
 from heads.finetune.batch import StateSource
 from heads.finetune.options import FinetuneOptions

@@ -10,7 +10,7 @@ import numpy as np
 
 from embedcache.encoders.encoder import Encoder
 from embedcache.errors import HeadError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.data.labels import MISSING
 from heads.running.open_run import Run, open_run
 from heads.running.rounds import parts_of

@@ -1,7 +1,7 @@
 """Letters as the rows of a training: their batches are whole records, packed, and every labelled letter counts in the loss.
 
-A letter has what `embedcache.covering` says: the state of the token that covers it, or the mean of several. Windows of
-over-long sequences answer for the tokens that an extraction takes of them.
+A letter has what `embedcache.storage.covering` says: the state of the token that covers it, or the mean of several. Windows
+of over-long sequences answer for the tokens that an extraction takes of them.
 
 Axes: n rows of a batch (letters), M tokens that cover them, R records, W windows, T tokens, D values.
 """
@@ -20,8 +20,8 @@ from embedcache.encoders.encoder import borders_of_windows
 from embedcache.encoders.readout import Readout
 from embedcache.encoders.tokenizers.tokenizer import offsets_of
 from embedcache.encoding import Encoding
-from embedcache.packing import pack
-from embedcache.positionstore import PositionStore
+from embedcache.sequences.packing import pack
+from embedcache.storage.positionstore import PositionStore
 from heads.data.features import Rows
 from heads.finetune.batch import JUDGED_TOKENS, StateReading, TokenInputs, Units
 from heads.finetune.tokens import Selection, TokenRows

@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedcache.commit import StoreWriter, create_store
 from embedcache.encoders.tokenizers.tokenizer import offsets_of
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.errors import HeadError, StoreError
 from embedcache.fingerprint import fingerprint
-from embedcache.layout import TOKEN_UNIT, Layout
-from embedcache.packing import pack
 from embedcache.progress import Progress, size
-from embedcache.store import FORMAT, FORMAT_VERSION, Commit, Store, open_store, read_attributes, read_commits
-from embedcache.tokens import Tokens
+from embedcache.sequences.packing import pack
+from embedcache.sequences.tokens import Tokens
+from embedcache.storage.commit import StoreWriter, create_store
+from embedcache.storage.layout import TOKEN_UNIT, Layout
+from embedcache.storage.store import FORMAT, FORMAT_VERSION, Commit, Store, open_store, read_attributes, read_commits
 from heads.finetune.tokens import Selection, TokenRows
 
 SHARD_TOKENS = 65_536

@@ -1,6 +1,7 @@
 """The tokens of rows, passage by passage, cut to the windows that the encoder takes.
 
-What the encoder reads of a row are its passages (`embedcache.passages`): its sequence, or one for each view and strand.
+What the encoder reads of a row are its passages (`embedcache.sequences.passages`): its sequence, or one for each view and
+strand.
 
 Axes: N rows, n rows of a batch, V views, S strands, P passages, W windows of passages, T tokens.
 """
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 
 from embedcache.encoders.tokenizers.tokenizer import offsets_of
 from embedcache.encoding import Encoding
-from embedcache.packing import Windows, cut_windows
-from embedcache.passages import Passages
-from embedcache.store import Store
-from embedcache.tokens import Tokens
+from embedcache.sequences.packing import Windows, cut_windows
+from embedcache.sequences.passages import Passages
+from embedcache.sequences.tokens import Tokens
+from embedcache.storage.store import Store
 from heads.data.features import Rows
 
 

@@ -19,7 +19,7 @@ from embedcache.encoders.trainable import TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.encoding import Encoding
 from embedcache.errors import HeadError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.data.features import Rows, Standardisation
 from heads.data.sampling import EpochSampler
 from heads.data.standardised_rows import StandardisedRows

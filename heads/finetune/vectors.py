@@ -1,5 +1,5 @@
-"""From hidden states to one vector a row, with gradients: the poolings of `embedcache.pooling`, windows joined, strands
-averaged, views side by side.
+"""From hidden states to one vector a row, with gradients: poolings as in `embedcache.sequences.pooling`, windows joined,
+strands averaged, views side by side.
 
 Axes: n rows of a batch, V views, S strands, P passages of the rows, W windows of the passages, T tokens, D values.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from embedcache.encoders.encoder import Encoder
 from embedcache.encoders.readout import Readout
-from embedcache.pooling import looks_at_a_place, parts_of, pool
+from embedcache.sequences.pooling import looks_at_a_place, parts_of, pool
 from heads.finetune.tokens import Selection
 
 _AT_ONE = ("cls", "last")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedcache.errors import StoreError
-from embedcache.positionstore import PositionStore
-from embedcache.preflight import existing_folder
+from embedcache.extraction.preflight import existing_folder
 from embedcache.progress import Progress, size
-from embedcache.store import Store
+from embedcache.storage.positionstore import PositionStore
+from embedcache.storage.store import Store
 from heads.baselines.fit_baselines import baselines
 from heads.baselines.shared_baselines import SharedBaselines
 from heads.finetune.finished import is_over, read_finished

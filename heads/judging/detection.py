@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedcache.errors import HeadError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.data.strata import Strata
 from heads.data.target import Codes, Doubles
 from heads.judging.bootstrap import LEVEL, Counts, Interval, interval, number_units, resample

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcache.errors import HeadError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.baselines import saved_baselines
 from heads.data.feature_stores import Features
 from heads.data.features import pick_device

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from embedcache.rawfeatures import encoder_record
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.baselines import saved_baselines
 from heads.data.labels import MISSING
 from heads.data.strata import Strata

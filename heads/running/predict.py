@@ -14,8 +14,8 @@ import torch
 from embedcache.errors import HeadError, InputError
 from embedcache.rawfeatures import recorded_name
 from embedcache.records import Source
-from embedcache.store import Store
-from embedcache.views import CENTER, Scope
+from embedcache.sequences.views import CENTER, Scope
+from embedcache.storage.store import Store
 from heads.data.feature_stores import Features, names_of_labels, with_blocks_of
 from heads.data.features import Rows, pick_device
 from heads.data.strata import Strata, numeric_bins, parse_strata

@@ -57,7 +57,7 @@ class Sink(Protocol):
         decided: Decided,
         strata: list[str] | None,
     ) -> None:
-        """Take n rows; `names` are the columns that say which they are (`embedcache.store.Store.row_names`)."""
+        """Take n rows; `names` are the columns that say which they are (`embedcache.storage.store.Store.row_names`)."""
         ...
 
     def finish(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.baselines.fit_baselines import Baseline, baselines, constant
 from heads.baselines.saved_baselines import SavedBaseline
 from heads.baselines.shared_baselines import FitBaselines

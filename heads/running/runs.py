@@ -48,7 +48,7 @@ from heads.data.target import Target
 from heads.running import predictions
 
 if TYPE_CHECKING:
-    from embedcache.store import Store
+    from embedcache.storage.store import Store
     from heads.data.features import Rows
 
 MANIFEST, METRICS, CONFIG, HISTORY = "run_manifest.json", "metrics.json", "config.yaml", "history.csv"

@@ -11,8 +11,8 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from embedcache.errors import HeadError
-from embedcache.positionstore import WINDOW, PositionStore
-from embedcache.store import Store
+from embedcache.storage.positionstore import WINDOW, PositionStore
+from embedcache.storage.store import Store
 from heads.baselines.fit_baselines import baselines
 from heads.baselines.shared_baselines import FitBaselines
 from heads.data.feature_stores import Features

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.fitting import Record
 from heads.judging import plots
 from heads.judging.breakdown import Part, mean_records, means

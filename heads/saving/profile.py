@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from embedcache.alphabet import CELL, DNA, Letters
 from embedcache.errors import HeadError
-from embedcache.positionstore import PositionStore
 from embedcache.search.standardising import standardise
-from embedcache.store import Store
-from embedcache.views import Scope
+from embedcache.sequences.alphabet import CELL, DNA, Letters
+from embedcache.sequences.views import Scope
+from embedcache.storage.positionstore import PositionStore
+from embedcache.storage.store import Store
 from heads.data.features import Rows, RowSource, raw_blocks
 from heads.data.target import Doubles
 from heads.head import load_tensors, save_tensors

@@ -22,7 +22,7 @@ import torch
 from embedcache.errors import HeadError
 from embedcache.search.near_duplicates import Pairs, closest, nearest
 from embedcache.search.standardising import standardise
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.data.features import MEMORY_BYTES, Rows, RowSource, Standardisation
 from heads.data.labels import MISSING
 from heads.data.target import Codes, Target

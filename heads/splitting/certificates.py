@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from embedcache.errors import HeadError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.splitting.certificate import Certificate, certify, read_sequences
 from heads.splitting.folds import Folds
 from heads.splitting.splits import NAMES, TEST

@@ -10,7 +10,7 @@ import numpy as np
 
 from embedcache.counted import counted
 from embedcache.errors import HeadError
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from heads.data.labels import MISSING, Column, TaskKind, encode, read_groups, read_numbers, read_target, read_weights
 from heads.data.strata import Strata, numeric_bins, parse_strata
 from heads.data.target import ClassName, Codes, Doubles, Examples, Target

@@ -17,8 +17,8 @@ from embedcache.encoders.fidelity import Fidelity, Witnesses, fidelity
 from embedcache.encoders.linear import product_type
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.errors import EmbedcacheError
-from embedcache.throughput import read_throughput
-from embedcache.tokens import Tokens
+from embedcache.extraction.throughput import read_throughput
+from embedcache.sequences.tokens import Tokens
 from tests.encoders.golden import golden_folder
 from tests.stores import write_fasta
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from embedcache.alphabet import Letters
 from embedcache.encoders.tokenizers import (
     ESM_VOCABULARY,
     NT_V1_VOCABULARY,
@@ -27,6 +26,7 @@ from embedcache.encoders.tokenizers import (
     tokenizer,
 )
 from embedcache.encoders.tokenizers.tokenizer import Located
+from embedcache.sequences.alphabet import Letters
 from tests.conftest import shared_folder
 
 READ: dict[str, Callable[[Path], Tokenizer]] = {

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from embedcache.alphabet import CELL, DNA, PROTEIN, LetterCounts, Letters, normalise
 from embedcache.encoders.tokenizers import GeneTokenizer, tokenizer
 from embedcache.errors import InputError
+from embedcache.sequences.alphabet import CELL, DNA, PROTEIN, LetterCounts, Letters, normalise
 from tests.conftest import shared_folder
 
 V1 = GeneTokenizer(25426, cls=None, eos=None)

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from embedcache.alphabet import Letters
 from embedcache.encoders.tokenizers import BytePairTokenizer, GeneTokenizer, OverlappingKmers, Tokenizer
+from embedcache.sequences.alphabet import Letters
 from tests.encoders.test_tokenizers import random_dna, random_texts, read
 
 NOT_OVERLAPPING = ("dnabert2", "ntv1", "ntv2", "esm2", "hyenadna")

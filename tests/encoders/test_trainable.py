@@ -13,7 +13,7 @@ from embedcache import load_encoder
 from embedcache.encoders.trainable import DropoutRates, TrainableTrunk
 from embedcache.encoders.transformer import TransformerEncoder
 from embedcache.errors import ModelError
-from embedcache.tokens import Tokens
+from embedcache.sequences.tokens import Tokens
 from tests.encoders.golden import read_golden
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from cli.embedcache import cli
 from embedcache import open_store
-from embedcache.store import Store
+from embedcache.storage.store import Store
 
 
 def program(*arguments: object) -> str:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from embedcache import open_store
 from embedcache.errors import InputError, StoreError
-from embedcache.preflight import Options
-from embedcache.store import Store
+from embedcache.extraction.preflight import Options
+from embedcache.storage.store import Store
 from tests.exchange.files import program
 from tests.letter_encoder import LetterEncoder
 from tests.stores import make_store, random_reads, run_extract, write_fasta

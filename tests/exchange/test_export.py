@@ -15,8 +15,8 @@ import torch
 from safetensors.numpy import load_file
 
 from embedcache.errors import InputError
-from embedcache.preflight import Options
-from embedcache.store import Store
+from embedcache.extraction.preflight import Options
+from embedcache.storage.store import Store
 from tests.exchange.files import imported, program
 from tests.letter_encoder import LetterEncoder
 from tests.stores import make_store, random_reads, run_extract, write_fasta

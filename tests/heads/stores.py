@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedcache.commit import StoreWriter, create_store
-from embedcache.store import Commit, Layout
+from embedcache.storage.commit import StoreWriter, create_store
+from embedcache.storage.store import Commit, Layout
 
 SHARD_ROWS = 1024
 ROWS = 1500

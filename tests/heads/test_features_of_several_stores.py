@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedcache import load_encoder, open_store
-from embedcache.concat import concat
+from embedcache.combining.concat import concat
+from embedcache.combining.merge import MergeOptions, merge
+from embedcache.combining.select import SelectOptions, select
 from embedcache.errors import HeadError, InputError, ModelError, StoreError
-from embedcache.extract import extract
+from embedcache.extraction.extract import extract
+from embedcache.extraction.preflight import Options
 from embedcache.input_options import InputOptions
-from embedcache.merge import MergeOptions, merge
-from embedcache.preflight import Options
 from embedcache.progress import Progress
-from embedcache.select import SelectOptions, select
+from embedcache.sequences.views import views_of
 from embedcache.sources import open_records
-from embedcache.views import views_of
 from heads.data.feature_stores import Features
 from tests.heads.program import refused, run
 from tests.heads.stores import planted, write_store

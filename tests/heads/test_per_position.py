@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedcache.preflight import Options
+from embedcache.extraction.preflight import Options
 from tests.encoders.golden import golden_folder
 from tests.exchange.files import imported
 from tests.heads.program import refused, run

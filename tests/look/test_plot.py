@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from embedcache.errors import InputError, StoreError
 from embedcache.look.colouring import MISSING, OTHER, Classes, Numbers, colouring_of
 from embedcache.look.projection import project
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from tests.exchange.files import imported, program, vectors
 
 PNG = b"\x89PNG\r\n"

@@ -13,7 +13,7 @@ import pytest
 from embedcache.errors import EmbedcacheError, InputError, StoreError
 from embedcache.search.kept import KeptIndex
 from embedcache.search.lookup import StoreSearch
-from embedcache.store import Store
+from embedcache.storage.store import Store
 from tests.exchange.files import imported, program, vectors
 from tests.stores import make_store, random_reads, write_fasta
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedcache import open_store
-from embedcache.alphabet import CELL, LetterCounts, Letters
 from embedcache.errors import InputError
-from embedcache.preflight import Options
+from embedcache.extraction.preflight import Options
+from embedcache.sequences.alphabet import CELL, LetterCounts, Letters
 from embedcache.sources import Records, open_source
 from tests.conftest import shared_folder
 from tests.stores import run_extract

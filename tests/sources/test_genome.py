@@ -22,14 +22,14 @@ from cli.embedcache import cli
 from embedcache import load_encoder, open_store
 from embedcache.counted import counted
 from embedcache.errors import InputError
-from embedcache.extract import extract
+from embedcache.extraction.extract import extract
+from embedcache.extraction.preflight import Options
 from embedcache.input_options import InputOptions
-from embedcache.preflight import Options
 from embedcache.progress import Progress
 from embedcache.records import remarks_of
+from embedcache.sequences.views import View
 from embedcache.sources import open_records, reference
-from embedcache.store import Store
-from embedcache.views import View
+from embedcache.storage.store import Store
 from tests.encoders.golden import golden_folder
 from tests.heads.program import run as heads
 from tests.stores import run_extract, store_bytes, write_fasta

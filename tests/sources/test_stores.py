@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from embedcache import load_encoder, open_store
-from embedcache.alphabet import CELL
 from embedcache.errors import InputError, StoreError
-from embedcache.layout import StorePaths
-from embedcache.preflight import Options
+from embedcache.extraction.preflight import Options
+from embedcache.sequences.alphabet import CELL
 from embedcache.sources import open_source
+from embedcache.storage.layout import StorePaths
 from tests.letter_encoder import LetterEncoder
 from tests.processes import command
 from tests.stores import make_store, random_reads, run_extract, write_fasta

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 from cli.embedcache import cli
 from embedcache.errors import InputError
-from embedcache.extract import extract
+from embedcache.extraction.extract import extract
+from embedcache.extraction.preflight import Options
 from embedcache.input_options import InputOptions
-from embedcache.preflight import Options
 from embedcache.progress import Progress
 from embedcache.sources import open_records
-from embedcache.store import open_store
+from embedcache.storage.store import open_store
 from tests.letter_encoder import LetterEncoder
 
 

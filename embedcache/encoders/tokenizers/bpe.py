@@ -15,7 +15,6 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from embedcache.alphabet import DNA, Letters
 from embedcache.encoders.tokenizers import tokenizer
 from embedcache.encoders.tokenizers.kmernumbers import BASES, kmers
 from embedcache.encoders.tokenizers.merges import Merges
@@ -30,6 +29,7 @@ from embedcache.encoders.tokenizers.tokenizer import (
 from embedcache.encoders.tokenizers.vocabulary import read_text
 from embedcache.encoders.tokenizers.words import VocabularyTokenizer
 from embedcache.errors import ModelError
+from embedcache.sequences.alphabet import DNA, Letters
 
 _SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 _MARGIN = 1024

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcache.alphabet import DNA, Letters
 from embedcache.encoders.tokenizers import tokenizer
 from embedcache.encoders.tokenizers.tokenizer import Located, TableTokenizer, look_up, next_starts, table_of
 from embedcache.encoders.tokenizers.writtenout import WrittenOut, pattern_of
+from embedcache.sequences.alphabet import DNA, Letters
 
 _VOCABULARY = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", *"ACGTN")
 _RECOGNISED = [word for word in _VOCABULARY if word.startswith("[") and word != "[RESERVED]"]

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedcache.alphabet import CELL, Letters
 from embedcache.encoders.tokenizers.tokenizer import (
     Tokenizer,
     end_to_end,
@@ -23,7 +22,8 @@ from embedcache.encoders.tokenizers.tokenizer import (
     table_of,
 )
 from embedcache.errors import CellError
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import CELL, Letters
+from embedcache.sequences.tokens import Tokens
 
 _BLANK, _FOREIGN = 10, 11
 _DIGITS = table_of(_FOREIGN, {b" ": _BLANK, **{str(digit).encode(): digit for digit in range(10)}})

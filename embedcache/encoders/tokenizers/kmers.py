@@ -16,12 +16,12 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from embedcache.alphabet import DNA, Letters
 from embedcache.encoders.tokenizers import tokenizer
 from embedcache.encoders.tokenizers.kmernumbers import kmers, numbers_of
 from embedcache.encoders.tokenizers.tokenizer import Located, TableTokenizer, look_up, table_of
 from embedcache.encoders.tokenizers.vocabulary import read_vocabulary
 from embedcache.errors import ModelError
+from embedcache.sequences.alphabet import DNA, Letters
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _UNKNOWN, _ODD = 4, 8

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedcache.alphabet import Letters
-from embedcache.tokens import Tokens
+from embedcache.sequences.alphabet import Letters
+from embedcache.sequences.tokens import Tokens
 
 BLANKS = b" \t\n\v\f\r\x1c\x1d\x1e\x1f"
 """White space, as far as it is ASCII."""

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcache.alphabet import DNA, PROTEIN, Letters
 from embedcache.encoders.tokenizers import tokenizer
 from embedcache.encoders.tokenizers.kmernumbers import kmers, numbers_of
 from embedcache.encoders.tokenizers.tokenizer import (
@@ -30,6 +29,7 @@ from embedcache.encoders.tokenizers.tokenizer import (
 from embedcache.encoders.tokenizers.vocabulary import read_vocabulary
 from embedcache.encoders.tokenizers.writtenout import WrittenOut, pattern_of
 from embedcache.errors import ModelError
+from embedcache.sequences.alphabet import DNA, PROTEIN, Letters
 
 ESM_VOCABULARY = tuple(
     "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>".split()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcache.alphabet import Letters
+from embedcache.sequences.alphabet import Letters
 
 
 def pattern_of(words: Iterable[str]) -> re.Pattern[bytes]:

@@ -12,8 +12,8 @@ import torch
 
 from embedcache import load_encoder, open_store
 from embedcache.encoders.trainable import TrainableTrunk
-from embedcache.preflight import Options, encoding_of
-from embedcache.views import View
+from embedcache.extraction.preflight import Options, encoding_of
+from embedcache.sequences.views import View
 from heads.data.features import Standardisation
 from heads.data.sampling import EpochSampler
 from heads.data.target import Examples, Target

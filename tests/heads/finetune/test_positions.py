@@ -13,8 +13,8 @@ import torch
 
 from embedcache import load_encoder, open_store
 from embedcache.encoders.transformer import TransformerEncoder
-from embedcache.positionstore import PositionStore
-from embedcache.preflight import Options, encoding_of
+from embedcache.extraction.preflight import Options, encoding_of
+from embedcache.storage.positionstore import PositionStore
 from heads.finetune.positions import PositionReading, Positions
 from heads.finetune.states import states_of
 from tests.heads.finetune.conftest import small_model

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedcache.alphabet import reverse_complement
+from embedcache.sequences.alphabet import reverse_complement
 from tests.heads.finetune.conftest import small_model
 from tests.heads.finetune.test_modes import metrics
 from tests.heads.program import run

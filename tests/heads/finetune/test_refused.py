@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedcache.errors import EmbedcacheError
-from embedcache.preflight import Options
+from embedcache.extraction.preflight import Options
 from heads.finetune import options as finetune_options
 from tests.encoders.golden import golden_folder
 from tests.heads.finetune.conftest import write_table

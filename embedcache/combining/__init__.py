@@ -1,0 +1,1 @@
+"""Stores put together and taken apart: merges, concatenations, selections."""

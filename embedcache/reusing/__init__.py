@@ -1,0 +1,1 @@
+"""What need not be encoded: rows of other stores, of shared folders, of the run itself."""

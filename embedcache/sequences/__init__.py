@@ -1,0 +1,1 @@
+"""Sequences as letters and tokens: which of them are looked at, packed into batches, pooled into vectors."""
