@@ -18,6 +18,7 @@ from embedcache.extraction.throughput import read_throughput
 from embedcache.storage.commit import ShardLock
 from embedcache.storage.status import store_status
 from embedcache.storage.store import StorePaths
+from tests.conftest import shared_folder
 from tests.processes import command, start
 from tests.stores import make_store, peak_of_extract, random_reads, run_extract, store_bytes, write_fasta
 
@@ -209,6 +210,15 @@ def test_over_long_sequences_follow_the_policy(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.embeddings[1], encoder.encode(proteins[1:])[0].astype(np.float16))
     with pytest.raises(InputError, match=r"'r0' at .*p\.fa, line 1 has 1,502 tokens"):
         run_extract(tmp_path / "e.zarr", fasta, model="esm2-8m", random_weights=True, options=Options(overlong="error"))
+
+
+def test_sequences_without_a_token_of_their_own_are_counted_and_told(tmp_path: Path) -> None:
+    (tmp_path / "short.fa").write_text(">a\nACGTACGT\n>b\nACG\n>c\nTTGCA\n>d\nTTGCAA\n")
+    done = run_extract(tmp_path / "s.zarr", tmp_path / "short.fa", model=str(shared_folder("golden") / "dna_bert_6"))
+    assert done.wordless == 2
+    assert "2 rows have a sequence too short for a token of its own" in str(done)
+    b, c = open_store(tmp_path / "s.zarr").take(np.array([1, 2]))
+    np.testing.assert_array_equal(b, c)
 
 
 def test_a_value_beyond_float16_stops_with_the_id_or_is_set_aside(

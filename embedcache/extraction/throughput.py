@@ -41,6 +41,8 @@ class Throughput:
     """Shards of other stores whose rows could not be copied, one sentence each."""
     overlong: int = 0
     unknown_letters: int = 0
+    wordless: int = 0
+    """Rows of which the encoder sees special tokens alone, as of a sequence shorter than its k-mers."""
     set_aside: int = 0
     seconds: float = 0.0
     """Wall time from the end of the pre-flight."""
@@ -75,6 +77,7 @@ class Throughput:
         self.distinct_sequences += counts["distinct_sequences"]
         self.overlong += counts["overlong"]
         self.unknown_letters += counts["unknown_letters"]
+        self.wordless += counts.get("wordless", 0)  # which older commit records do not have
         self.set_aside += set_aside
 
     def finish(self, encoder: Encoder, budget: Budget) -> None:
@@ -117,6 +120,11 @@ class Throughput:
                 *(f"{rows:,} were reused from {store}" for store, rows in self.reused.items()),
             ]
         parts += [f"caution: {damage}, so its rows were encoded" for damage in self.damaged]
+        if self.wordless:
+            parts.append(
+                f"caution: {counted(self.wordless, 'row has', 'rows have')} a sequence too short for a token of its own, and "
+                "the same vector as any other such"
+            )
         if self.fidelity is not None:
             parts.append(str(self.fidelity))
         if self.memory_halvings:

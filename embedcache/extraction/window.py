@@ -98,6 +98,7 @@ class Window:
             "distinct_sequences": len(firsts),
             "overlong": int((passages.longest[self.distinct_of] > limit).sum()),
             "unknown_letters": int(unknown[self.letters.bytes_].sum()),
+            "wordless": int((self.n_tokens <= sum(encoder.special)).sum()),
         }
         self.set_aside = np.flatnonzero(passages.left_out[self.distinct_of]).tolist()
         self.passages = passages
