@@ -122,7 +122,7 @@ class Throughput:
         parts += [f"caution: {damage}, so its rows were encoded" for damage in self.damaged]
         if self.wordless:
             parts.append(
-                f"caution: {counted(self.wordless, 'row has', 'rows have')} a sequence too short for a token of its own, and "
+                f"caution: {counted(self.wordless, 'row has', 'rows have')} a sequence too short for a token of its own and "
                 "the same vector as any other such"
             )
         if self.fidelity is not None:

@@ -283,7 +283,7 @@ def test_outputs_are_numbered_and_never_overwritten_unasked(store, tmp_path):
         (
             {"label": [0.5] + [None] * (ROWS - 1)},
             ["--task", "regression", "--head", "ridge"],
-            "has 1 rows with a label",
+            "has 1 row with a label",
         ),
         (
             {"label": ["host"] * 900 + ["viral"] * 600, "split": ["train"] * 900 + ["val", "test"] * 300},

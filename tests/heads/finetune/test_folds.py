@@ -108,7 +108,7 @@ def test_where_one_encoder_is_needed_a_fold_is_named(ground, folded):
         (("--model", folded, "--reinit-head"), "an encoder for each of 3 folds: name one, such as .*folded/fold-1"),
     ):
         with pytest.raises(EmbedcacheError, match=said):
-            run(ground, "finetune", *QUICK, "--mode", "frozen", "--output", "on", *words)
+            run(ground, "finetune", *QUICK, "--mode", "frozen", "--output", "refused", *words)
 
 
 def test_the_log_has_every_fold(folded, tmp_path):

@@ -118,7 +118,7 @@ def test_a_fine_tuning_goes_on_from_another_with_its_head_or_without(ground, tun
     run(ground, "finetune", *shared, "--head-lr", "1e-6", "--store", "on.zarr", "--reinit-head", "--output", "anew")
     assert np.abs(probabilities(ground / "anew") - probabilities(tuned["full"])).max() > 1e-2
     with pytest.raises(HeadError, match="the head of --model full.*read out by other layers, poolings"):
-        run(ground, "finetune", *shared, "--pool", "cls", "--output", "other")
+        run(ground, "finetune", *shared, "--pool", "cls", "--output", "of-cls")
 
 
 def test_a_head_of_heads_train_is_gone_on_with(ground, tuned):
